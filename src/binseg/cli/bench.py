@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from binseg.cli import options as opt
-from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.console import answer, progress_of
 from binseg.cli.options import argument, option
 from binseg.errors import UsageError
 
@@ -71,10 +71,7 @@ def train(
         curve=curve,
         progress=progress_of(context),
     )
-    if json_:
-        write_json_answer(result)
-    else:
-        show(*_items(result, curve))
+    answer(json_, result, *_items(result, curve))
 
 
 def _items(result: dict[str, Any], curve: Path | None) -> list[object]:

@@ -8,7 +8,7 @@ import typer
 from binseg.cli import options as opt
 from binseg.cli.console import message, progress_of, show, write_json_answer
 from binseg.cli.options import argument, option
-from binseg.cli.serve import open_browser, read_token, refuse_missing
+from binseg.cli.serve import open_browser, read_token, refuse_missing, say_address
 from binseg.errors import MissingExtraError, UsageError
 
 _PARTS = ("sklearn", "skimage")
@@ -86,9 +86,7 @@ def label(
     access = Access(token=read_token(token_file))
 
     def started(url: str) -> None:
-        message(f"binseg label: {url} (Ctrl-C ends)")
-        if network := network_address(host):
-            message(f"binseg label: for others on your network: http://{network}:{port}/")
+        say_address("label", url, network_address(host))
         if not no_open:
             open_browser(url)
 

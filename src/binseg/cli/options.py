@@ -1,6 +1,7 @@
 """The options of the verbs; those that several share mean one thing everywhere."""
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,6 +114,7 @@ def nested(**flags: object) -> dict[str, dict[str, object]]:
 def register(app: typer.Typer, function: Callable[..., None]) -> None:
     """Add a verb: a function whose docstring is its help, with `Examples:` at the end."""
     text, _, below = (inspect.getdoc(function) or "").partition("\n\nExamples:\n")
+    text = re.sub(r"(?<!\n)\n(?!\n)", " ", text)  # a window breaks paragraphs anew
     for key, parameter in inspect.signature(function).parameters.items():
         for info in getattr(parameter.annotation, "__metadata__", ()):
             if isinstance(info, OptionInfo) and info.default is ...:

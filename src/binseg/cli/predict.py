@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binseg.cli import options as opt
-from binseg.cli.console import message, progress_of, show, write_json_answer
+from binseg.cli.console import answer, message, progress_of
 from binseg.cli.options import argument, option
 from binseg.errors import UsageError
 from binseg.shards import Shard
@@ -358,13 +358,10 @@ def _tell(
     result: "PredictResult", out: Path, *, beside: "Sequence[OutputName]", as_json: bool
 ) -> None:
     """Say what was written; failures are named and end the command with 1."""
-    if as_json:
-        write_json_answer(result.as_dict())
-    else:
-        num, done = len(result.written), result.num_skipped
-        more = f"; beside {'it' if num == 1 else 'them'}: {', '.join(beside)}" if beside else ""
-        before = f"; {done} {'was' if done == 1 else 'were'} there already" if done else ""
-        show(f"{num} {'mask' if num == 1 else 'masks'} written to {out}{more}{before}")
+    num = len(result.written)
+    more = f"; beside {'it' if num == 1 else 'them'}: {', '.join(beside)}" if beside and num else ""
+    written = f"{num} {'mask' if num == 1 else 'masks'} written to {out}{more}"
+    answer(as_json, result.as_dict(), written)
     _tell_quality(result)
     _tell_left_out(result)
     if result.failures:
@@ -393,13 +390,8 @@ def gather(
     from binseg.pipelines.gather import gather as run
 
     found = run(out, progress=progress_of(context))
-    if json_:
-        write_json_answer(found.as_dict())
-    else:
-        show(
-            f"{found.verb}: {found.num_images} images",
-            *(f"written: {one}" for one in found.written),
-        )
+    written = (f"written: {one}" for one in found.written)
+    answer(json_, found.as_dict(), f"{found.verb}: {found.num_images} images", *written)
     for line in found.failures:
         message(f"binseg: {line}")
     for what, names in (("shard", found.missing_shards), ("output of", found.missing)):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from binseg.cli import options as opt
-from binseg.cli.console import is_verbose, progress_of, show, write_json_answer
+from binseg.cli.console import answer, is_verbose, progress_of, show, write_json_answer
 from binseg.cli.options import argument, option
 from binseg.errors import UsageError
 from binseg.shards import Shard
@@ -153,14 +153,12 @@ def evaluate(
         spacing=spacing,
         progress=progress_of(context),
     )
-    if json_:
-        write_json_answer(report_as_dict(report))
-    else:
-        everything = is_verbose(context)
-        items = report_items(report, by=by) if everything else scores_in_short(report, by=by)
-        show(*items, f"report: {folder / PAGE_NAME}")
-        if not everything:
-            show("tables and rules: in the report, or with --verbose")
+    everything = is_verbose(context)
+    items = report_items(report, by=by) if everything else scores_in_short(report, by=by)
+    items.append(f"report: {folder / PAGE_NAME}")
+    if not everything:
+        items.append("tables and rules: in the report, or with --verbose")
+    answer(json_, report_as_dict(report), *items)
 
 
 def _in_either_order(
@@ -249,10 +247,7 @@ def compare(
     from binseg.evaluation.comparison import compare as compare_runs
 
     result = compare_runs(run_a, run_b, split=split, score=score)
-    if json_:
-        write_json_answer(result.as_dict())
-    else:
-        show(*compare_items(result))
+    answer(json_, result.as_dict(), *compare_items(result))
 
 
 def demo(
@@ -271,11 +266,10 @@ def demo(
     from binseg.pipelines.run_demo import demo as run
 
     result = run(out, progress=progress_of(context))
-    if json_:
-        write_json_answer(result.as_dict())
-        return
     everything = is_verbose(context)
-    show(
+    answer(
+        json_,
+        result.as_dict(),
         *(report_items(result.report) if everything else [headline(result.report)]),
         f"for comparison, Otsu's threshold on the same images: Dice {result.otsu_dice:.3f}",
         "look at:",

@@ -134,9 +134,10 @@ def compare_items(result: "Comparison") -> list[object]:
     for one in result.differences:
         means = [f"{one.mean_a:.4f}", f"{one.mean_b:.4f}", f"{one.difference:+.4f}"]
         ends = one.interval
-        means.append("" if ends is None else f"[{ends.low:+.4f}, {ends.high:+.4f}]")
+        means.append("" if ends is None else f"[{ends.low:+.3f}, {ends.high:+.3f}]")
         better = f"{one.num_better} / {one.num_worse}"
         table.add_row(METRICS[one.name].label, *means, f"{one.p:.2g}", better)
+    table.columns[4].no_wrap = True
     names = (f"A: {result.title_a}", f"B: {result.title_b}")
     return [*names, table, result.sentence, *(f"- {note}" for note in result.notes)]
 
@@ -285,7 +286,7 @@ def plan_items(result: "PlanResult") -> list[object]:
 
 def _shown(value: object) -> str:
     if isinstance(value, tuple | list):
-        return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
+        return ", ".join(f"{each:.3g}" if isinstance(each, float) else str(each) for each in value)
     if isinstance(value, dict):
         return ", ".join(f"{key}: {each}" for key, each in value.items()) or "none"
     if value is None:

@@ -139,12 +139,17 @@ def refuse_missing(error: ModuleNotFoundError, *, purpose: str) -> Exception:
 def _say_started(service: "Service", url: str, network: str | None) -> None:
     for model in service.registry:
         message(f"binseg serve: {model.name}" + (f" finds {model.finds}" if model.finds else ""))
-    message(f"binseg serve: {url} (Ctrl-C ends)")
+    say_address("serve", url, network)
+
+
+def say_address(verb: str, url: str, network: str | None) -> None:
+    """Print the address, and that for other machines with a code for their cameras, if any."""
+    message(f"binseg {verb}: {url} (Ctrl-C ends)")
     if network is None:
         return
     host = f"[{network}]" if ":" in network else network
     elsewhere = f"http://{host}:{urlsplit(url).port}/"
-    message(f"binseg serve: for others on your network: {elsewhere}")
+    message(f"binseg {verb}: for others on your network: {elsewhere}")
     if sys.stderr.isatty():
         import segno
 

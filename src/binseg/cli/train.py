@@ -7,13 +7,14 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from binseg.cli import options as opt
 from binseg.cli.console import (
     RANK_NAMES,
+    answer,
     is_verbose,
     progress_of,
     show,
@@ -213,12 +214,8 @@ def train(
         spent = time.perf_counter() - started
         folder = out or next_run_path(whole.model.name)
         result = work(whole, out=folder, progress=progress, spent=spent, plan=text)
-    if json_:
-        write_json_answer(result.as_dict())
-    elif isinstance(result, TrainResult):
-        show(*run_items(result, everything=is_verbose(context)))
-    else:
-        show(*folds_items(result, everything=is_verbose(context)))
+    lay_out: Any = run_items if isinstance(result, TrainResult) else folds_items
+    answer(json_, result.as_dict(), *lay_out(result, everything=is_verbose(context)))
 
 
 def _settings(
