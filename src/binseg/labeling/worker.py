@@ -1,6 +1,7 @@
 """Two threads behind a session: one answers whoever waits, the other does chores in pauses."""
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -54,7 +55,6 @@ class Worker:
         """Have an image predicted; called with the state held."""
         self._asked[name] = None
         self._asked.move_to_end(name)
-        self._busy_until = time.monotonic() + _PAUSE_S
         self._state.notify_all()
 
     def later(self, key: str, chore: Callable[[], None]) -> None:
@@ -79,7 +79,11 @@ class Worker:
         with self._state:
             while not self.is_ending:
                 if self._asked:
+                    self._busy_until = math.inf
                     return partial(self._answer, self._asked.popitem()[0])
+                if math.isinf(self._busy_until):
+                    self._busy_until = time.monotonic() + _PAUSE_S
+                    self._state.notify_all()
                 self._state.wait(_LOOK_S)
                 self._look()
         return None
@@ -91,5 +95,5 @@ class Worker:
                 pause = self._busy_until - time.monotonic()
                 if self._chores and pause <= 0 and not self._asked:
                     return self._chores.popitem(last=False)[1]
-                self._state.wait(pause if pause > 0 else _LOOK_S)
+                self._state.wait(pause if 0 < pause < _LOOK_S else _LOOK_S)
         return None

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from binseg.errors import ImageError
+from binseg.errors import ImageError, OutputError
 from binseg.labeling.label_log import ChangedError
 from binseg.labeling.session import Session
 from binseg.labeling.strokes import MOST_POINTS, Stroke
@@ -278,6 +278,9 @@ def _post(path: str, kind: type[BaseModel], work: Callable[..., int | None]) -> 
             return {"line": await asyncio.to_thread(work, service.session, **dict(body))}
         except ChangedError as error:
             raise Refusal(409, "changed", f"{error}.") from None
+        except OutputError:
+            told = "The disk refused it; nothing was lost: make room on it, and draw on."
+            raise Refusal(507, "storage", told) from None
 
     content = {"application/json": {"schema": kind.model_json_schema()}}
     router.add_api_route(
