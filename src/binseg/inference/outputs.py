@@ -1,6 +1,7 @@
 """The files that an image gets, and whether those that are there are as they would be made now."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator

@@ -143,7 +143,7 @@ ACTIONS: dict[str, tuple[type[BaseModel], Callable[..., int | None]]] = {
     "skip": (Skipping, Session.skip),
     "train": (Training, Session.train),
 }
-"""What a POST to /v1/label/... does with a session, by the fields of its body."""
+"""The body and the deed of each POST to /v1/label/..., by its name."""
 
 
 class LabelService:

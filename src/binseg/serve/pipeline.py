@@ -185,7 +185,8 @@ def take_in(
         by = reduction(size, preprocessing)
         image_HWC, valid_HW = opened.reduced(by), opened.valid()
         inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name, size=size)
-        facts = {"size": size, "name": name, "valid_HW": valid_HW, "pixel_size": pixel_size}
+        facts: dict[str, Any] = {"size": size, "name": name, "valid_HW": valid_HW}
+        facts["pixel_size"] = pixel_size
         if keeps == "whole":
             image_HWC = image_HWC if image_HWC.shape[:2] == size else opened.image()
             facts["cover"] = opened.cover()
