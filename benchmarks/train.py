@@ -12,6 +12,8 @@ speed         seconds an image in the second epoch; medians over alternating rep
 dice          validation Dice after equal epochs, over seeds
 time-to-dice  when a finished run (--run) passed a Dice, against the plain loop's time for as many
               epochs as report D trained (its measured seconds an image, extrapolated)
+peak          share of this machine's measured peak of arithmetic that a step reaches, network by
+              network, beside its bandwidth of memory; asked for by name
 load          seconds of a step beside 0, 1 and 2 busy programs, for both ways in which torch's
               threads can wait (binseg chooses the passive one); asked for by name
 
@@ -29,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +54,7 @@ from binseg.training.loop import fit
 from binseg.training.run_folder import environment
 from binseg.types import Record
 
-PARTS = ("speed", "dice", "time-to-dice", "load")
+PARTS = ("speed", "dice", "time-to-dice", "peak", "load")
 REPORT_EPOCHS = 50
 """Report D trained for 50 epochs to its 0.9165 (validation, U-Net)."""
 REPORT_DICE = 0.9036
@@ -330,6 +332,78 @@ def time_to_dice(
     return rows
 
 
+def _seconds(work: Callable[[], object], repeats: int) -> float:
+    """The median of a few repeats, after one to warm up."""
+    work()
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def _flops(network: torch.nn.Module, images: torch.Tensor) -> float:
+    """Operations of a network's convolutions; torch's own counter ignores their groups."""
+    total = 0.0
+
+    def count(layer: torch.nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, torch.nn.ConvTranspose2d):
+            made, weight = given[0], layer.weight[0]
+        else:
+            assert isinstance(layer, torch.nn.Conv2d)
+            weight = layer.weight[0]
+        total += 2.0 * made.numel() * weight.numel()
+
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    hooks = [
+        one.register_forward_hook(count) for one in network.modules() if isinstance(one, kinds)
+    ]
+    with torch.no_grad():
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def measure_peak(options: argparse.Namespace, progress: PlainProgress) -> list[dict[str, object]]:
+    """Arithmetic of a step (forward and backward) a second, against a product of matrices."""
+    precision = resolve_precision("auto", resolve_device("auto"), SILENT)
+    is_mixed, side = precision == "bf16", 2048
+    square = torch.randn(side, side, dtype=torch.bfloat16 if is_mixed else torch.float32)
+    peak = 2 * side**3 / _seconds(lambda: square @ square, 5) / 1e9
+    block = torch.randn(2**26)
+    bandwidth = 2 * block.nbytes / _seconds(block.clone, 5) / 1e9
+    progress.say(f"{precision}: {peak:.0f} GFLOP/s of products, {bandwidth:.1f} GB/s of copies")
+    rows: list[dict[str, object]] = []
+    for name in options.models:
+        network = build_model(_recipe(options, name)).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        size = options.size or 192
+        images = torch.randn(options.batch, 3, size, size)
+        images = images.contiguous(memory_format=torch.channels_last)
+
+        def step(network: torch.nn.Module = network, images: torch.Tensor = images) -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+                logits = network(images)
+            logits.float().mean().backward()
+
+        flops = 3 * _flops(network, images)  # the backward pass computes two gradients
+        seconds = _seconds(step, options.repeats)
+        rate = flops / seconds / 1e9
+        rows.append(
+            {
+                "model": name,
+                "images_a_second": round(options.batch / seconds, 2),
+                "gflops": round(rate, 1),
+                "share_of_peak": round(rate / peak, 3),
+                "gflop_an_image": round(flops / options.batch / 1e9, 2),
+            }
+        )
+        progress.say(str(rows[-1]))
+    return [{"precision": precision, "peak_gflops": peak, "gb_a_second": bandwidth}, *rows]
+
+
 STEPS = """
 import statistics, sys, time
 import binseg, torch
@@ -393,9 +467,11 @@ def main() -> int:
         found["dice"] = measure_dice(options, progress)
     if "time-to-dice" in options.only:
         found["time_to_dice"] = time_to_dice(options, speed)
+    if "peak" in options.only:
+        found["peak"] = measure_peak(options, progress)
     if "load" in options.only:
         found["load"] = measure_load(options, progress)
-    for part in ("speed", "dice", "time_to_dice", "load"):
+    for part in ("speed", "dice", "time_to_dice", "peak", "load"):
         for row in found.get(part, []):  # type: ignore[attr-defined]
             print(part, json.dumps(row))
     if options.json:
