@@ -166,7 +166,7 @@ def test_a_white_and_black_palette_is_read_as_it_looks(tmp_path: Path, suffix: s
     photo.putpalette([0, 0, 0, 128, 0, 0])
     photo.save(path)
     assert np.array_equal(read_labels(path)[:, :, 0], mask * 128)
-    assert np.array_equal(read_labels(path, indices=True), mask)
+    assert np.array_equal(read_labels(path, read_as="indices"), mask)
 
 
 def test_palette_with_transparency_keeps_its_colours_and_indices(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_palette_with_transparency_keeps_its_colours_and_indices(tmp_path: Path)
     photo.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 1, 2, 3])
     path = saved(tmp_path / "a.png", photo, transparency=bytes([0, 128, 255, 7]))
     assert read_image(path)[0].tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
-    np.testing.assert_array_equal(read_labels(path, indices=True), LABELS)
+    np.testing.assert_array_equal(read_labels(path, read_as="indices"), LABELS)
     np.testing.assert_array_equal(read_labels(path), read_image(path))
 
 
@@ -721,3 +721,21 @@ def test_heic_without_its_package_names_the_extra(
         decoder_of(path, name="a.heic"),  # in this process, whose modules are changed
     ):
         pass
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 30), (1, 20, 30), (9, 80, 90)])
+def test_arrays_with_channels_first_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """An array of torch's order, or of many images, is no image of three rows."""
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(ImageError, match="give height x width x channels"):
+        read_image(tmp_path / "a.npy")
+
+
+def test_netpbms_text_formats_are_read(tmp_path: Path) -> None:
+    """P2, numbers as text, is as good as P5."""
+    path = tmp_path / "a.pgm"
+    path.write_text("P2\n3 2\n255\n0 9 255\n7 8 0\n")
+    np.testing.assert_array_equal(read_image(path)[:, :, 0], [[0, 9, 255], [7, 8, 0]])
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\n")
+    with pytest.raises(ImageError, match="git lfs pull"):
+        read_image(path)

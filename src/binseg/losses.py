@@ -304,12 +304,15 @@ def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
         if option not in entry.knobs:
             known = suggest(option, entry.knobs) if entry.knobs else "it has none"
             raise UsageError(f"loss {name} has no option {option!r}; {known}")
-    given = {**entry.defaults, **(options or {})}
+    given: dict[str, object] = {**entry.defaults, **(options or {})}
+    checked: dict[str, float] = {}
     for option, value in given.items():
         rule = entry.knobs[option].rule
-        is_whole = isinstance(value, float) and value.is_integer()  # as recipes have all numbers
-        if not rule.takes(int(value) if is_whole else value):
+        if isinstance(value, float) and value.is_integer():  # as recipes have all numbers
+            value = int(value)  # noqa: PLW2901
+        if not rule.takes(value):
             told = f"loss {name}: {option} is {value!r}; it takes {rule.accepted()}"
             raise UsageError(told)
-    checked = {option: float(value) for option, value in given.items()}
+        assert isinstance(value, int | float)
+        checked[option] = float(value)
     return partial(_compute, partial(entry.function, **checked))

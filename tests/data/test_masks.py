@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,9 @@ def test_jpeg_masks_of_black_and_white_are_cut_in_the_middle(
     disc = np.hypot(*np.mgrid[-64:64, -64:64]) < 36
     rule = detect_rule(of_masks(disc.astype(np.uint8) * 255, suffix=".jpg"), DataConfig())
     assert (rule.kind, rule.threshold) == ("threshold", 127)
-    assert "values above 127 are foreground (JPEG files, whose blur leaves 0." in rule.describe()
+    assert (
+        "values above 127 are foreground (JPEG or the like, whose blur leaves 0." in rule.describe()
+    )
 
 
 def test_other_jpeg_masks_are_refused_until_a_threshold_settles_them(
@@ -373,3 +376,79 @@ def test_masks_that_look_inverted_are_told_the_option_that_turns_them(tmp_path: 
     assert odd is not None
     assert "1 mask looks inverted beside the others" in odd
     assert "3.png" in odd
+
+
+@pytest.mark.parametrize("under", ["white", "black", "photo"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_masks_that_are_drawn_in_transparency_are_read_so(
+    tmp_path: Path, under: str, suffix: str
+) -> None:
+    """Over one colour, or as a cut-out, what is opaque is the object: an empty mask stays empty."""
+    random = np.random.default_rng(0)
+    photo_HW3 = random.integers(0, 256, (*DISC.shape, 3), dtype=np.uint8)
+    colours_HW3 = {"photo": photo_HW3, "white": np.full_like(photo_HW3, 255)}
+    records = []
+    for number, mask_HW in enumerate((DISC, DISC[::-1], np.zeros_like(DISC))):
+        colour_HW3 = colours_HW3.get(under, np.zeros_like(photo_HW3))
+        image = Image.fromarray(np.dstack([colour_HW3, mask_HW.astype(np.uint8) * 255]))
+        path = tmp_path / f"{number}{suffix}"
+        image.save(path, **(dict[str, Any](lossless=True, exact=True) if suffix == ".webp" else {}))
+        records.append(Record(id=str(number), image_path=path, mask_path=path))
+    rule = detect_rule(records, DataConfig())
+    assert "transparency" in rule.describe()
+    for record, mask_HW in zip(records, (DISC, DISC[::-1], np.zeros_like(DISC)), strict=True):
+        np.testing.assert_array_equal(read_mask(record, rule)[0], mask_HW)
+
+
+def test_opaque_masks_with_transparency_mean_their_colours(tmp_path: Path) -> None:
+    """Where colours hold a mask, opacity says nothing."""
+    opaque = painted(WHITE).convert("RGBA")
+    opaque.save(tmp_path / "a.png")
+    record = Record(id="a", image_path=tmp_path / "a.png", mask_path=tmp_path / "a.png")
+    rule = detect_rule([record], DataConfig())
+    assert rule.read_as == "colours"
+    np.testing.assert_array_equal(read_mask(record, rule)[0], DISC)
+
+
+def test_masks_that_are_all_full_are_refused(of_masks: Callable[..., list[Record]]) -> None:
+    """Without any background there is nothing to learn, as without any foreground."""
+    with pytest.raises(DataError, match="all 2 masks are full: they hold only 255"):
+        detect_rule(of_masks(values(255, 255), values(255, 255)), DataConfig())
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".jp2", ".avif"])
+def test_lossy_masks_of_black_and_white_are_cut_in_the_middle(tmp_path: Path, suffix: str) -> None:
+    """Compression tints greys a little: they are greys all the same."""
+    path = tmp_path / f"a{suffix}"
+    of_jp2: dict[str, Any] = {"irreversible": True, "quality_layers": [4]}
+    options = of_jp2 if suffix == ".jp2" else {"quality": 60}
+    painted(WHITE).save(path, **options)
+    record = Record(id="a", image_path=path, mask_path=path)
+    rule = detect_rule([record], DataConfig())
+    assert (read_mask(record, rule)[0] != DISC).mean() < 0.01
+
+
+def test_a_value_that_a_mask_declares_to_be_no_data_is_ignored(tmp_path: Path) -> None:
+    """GDAL's tag in a mask of 0, 1 and 255: 255 counts neither way."""
+    labels_HW = DISC.astype(np.uint8)
+    labels_HW[:3] = 255
+    tag = [(42113, 2, 4, "255", True)]
+    tifffile.imwrite(tmp_path / "a.tif", labels_HW, extratags=tag)
+    record = Record(id="a", image_path=tmp_path / "a.tif", mask_path=tmp_path / "a.tif")
+    rule = detect_rule([record], DataConfig())
+    mask_HW, valid_HW = read_mask(record, rule)
+    np.testing.assert_array_equal(mask_HW, DISC)
+    np.testing.assert_array_equal(valid_HW, labels_HW != 255)
+    assert "255 ignored" in rule.describe()
+
+
+def test_half_of_the_masks_inverted_are_named(tmp_path: Path) -> None:
+    """Two people, two habits: masks whose border is whole beside masks whose border is bare."""
+    records = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        painted(WHITE, DISC ^ bool(number % 2)).convert("L").save(path)
+        records.append(Record(id=str(number), image_path=path, mask_path=path))
+    told = looks_inverted(records, detect_rule(records, DataConfig()))
+    assert "3 masks look inverted beside the others" in str(told)
+    assert "1.png, 3.png, 5.png" in str(told)

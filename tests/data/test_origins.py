@@ -199,8 +199,10 @@ def test_copies_of_a_photo_stay_together() -> None:
     given = records(
         *(f"p0_jpg.rf.{'ab' * 8}{copy}" for copy in range(3)),
         *("p1", "p1_aug1", "p1_aug2", "p2_jpg.rf.0123456789abcdef", "p3"),
+        *("aug_0_p3_0_1234", "p1_hflip", "p1_rot90", "p1 (copy)", "p1_aug_1_22"),
     )
     grouped, note = with_groups(given, configured())
-    assert [one.group for one in grouped] == ["p0"] * 3 + ["p1"] * 3 + [None, None]
+    names = ["p0"] * 3 + ["p1"] * 3 + [None] + ["p3"] * 2 + ["p1"] * 4
+    assert [one.group for one in grouped] == names
     assert note is not None
-    assert note.startswith("6 images are copies of 2 photos by their names (p0, p1)")
+    assert note.startswith("12 images are copies of 3 photos by their names (p0, p1, p3)")

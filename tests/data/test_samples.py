@@ -195,3 +195,16 @@ def test_outlines_and_no_truth(save: Save, tmp_path: Path, rule: MaskRule) -> No
     assert sample.mask_HW is not None
     assert sample.mask_HW.sum() == 12
     assert read_sample(Record(id="a", image_path=image), rule).mask_HW is None
+
+
+@pytest.mark.parametrize("is_data", [True, False])
+def test_transparency_of_images_is_said_to_be_ignored(tmp_path: Path, *, is_data: bool) -> None:
+    """A PNG's fourth channel may be near infrared: the note says how to keep it."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    if not is_data:
+        pixels[:, :, 3] = np.where(np.arange(30) < 9, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    notes = notes_on_images([Record(id="a", image_path=tmp_path / "a.png")])
+    assert any("transparency is ignored (1 of 1 images" in note for note in notes)
+    assert any("save those as TIFF" in note for note in notes) == is_data

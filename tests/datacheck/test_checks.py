@@ -255,3 +255,25 @@ def test_twelve_bits_of_sixteen_are_a_note(sound: Path) -> None:
     found = findings_of(sound)["narrow-range"]
     assert re.search(r"intensity dtype keeps 1\d grey levels", found.text)
     assert "percentile" in found.advice
+
+
+@pytest.mark.parametrize(("step", "is_hidden"), [(100, True), (2000, False)])
+def test_objects_that_eight_bits_hide_are_a_warning(
+    tmp_path: Path, step: int, *, is_hidden: bool
+) -> None:
+    """A step of 100 on a slope of 54,000 (less its ends) is 0.47 of 255 levels: it is lost."""
+    random = np.random.default_rng(0)
+    for number in range(6):
+        y, x = np.mgrid[:80, :90]
+        mask_HW = np.hypot(y - 40, x - 35 - 3 * number) < 15
+        image_HW = 2000 + 60000 * (x + y) / 170 + step * mask_HW + random.normal(0, 20, x.shape)
+        for folder, pixels in (("images", image_HW.astype(np.uint16)), ("masks", mask_HW)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    dataset = take_in(DataConfig(path=str(tmp_path))).dataset
+    assert dataset is not None
+    found = [one.text for one in examine(dataset).findings if one.code == "hidden-steps"]
+    assert bool(found) == is_hidden
+    assert bool(found) == any(one.code == "hidden-steps" for one in training_checks(dataset))
+    if found:
+        assert "by 0.47 of the 255 levels" in found[0]

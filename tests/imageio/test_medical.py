@@ -8,7 +8,7 @@ import pytest
 from binseg.config import DataConfig
 from binseg.data import open_dataset
 from binseg.data.samples import read_sample
-from binseg.errors import ImageError
+from binseg.errors import DataError, ImageError
 from binseg.imageio import probe, read_image, read_labels
 
 nibabel = pytest.importorskip("nibabel")
@@ -123,3 +123,37 @@ def test_a_known_format_names_the_way_out(tmp_path: Path, head: bytes, told: str
     path.write_bytes(head + bytes(400))
     with pytest.raises(ImageError, match=told):
         probe(path)
+
+
+def test_volumes_and_masks_of_other_axes_are_refused(tmp_path: Path) -> None:
+    """A mask saved in another orientation would lie mirrored; without a word in it, it is taken."""
+    labels_WHD = np.zeros((24, 20, 6), np.uint8)
+    labels_WHD[3:9, 4:15] = 1
+    volume(tmp_path / "images" / "a.nii", labels_WHD * 90)
+    image = nibabel.Nifti1Image(labels_WHD * 90, np.diag([-1.0, -1, 2, 1]))
+    nibabel.save(image, tmp_path / "images" / "a.nii")
+    volume(tmp_path / "masks" / "a.nii", labels_WHD)
+    data = open_dataset(DataConfig(path=str(tmp_path)))
+    np.testing.assert_array_equal(
+        read_sample(data.records[0], data.rule).mask_HW, labels_WHD[:, :, 0].T > 0
+    )
+    mask = nibabel.Nifti1Image(labels_WHD, np.diag([-1.0, 1, 2, 1]))
+    nibabel.save(mask, tmp_path / "masks" / "a.nii")
+    with pytest.raises(DataError, match=r"other ways: a\.nii \(LPS\), a\.nii \(LAS\)"):
+        open_dataset(DataConfig(path=str(tmp_path)))
+
+
+def test_masks_that_are_scaled_to_whole_numbers_are_those(tmp_path: Path) -> None:
+    """Programs that save fractions pack 0 and 1 as 0 and 255 with a slope of 1 / 255."""
+    labels_WHD = np.zeros((5, 4, 2), np.uint8)
+    labels_WHD[1:3] = 255
+    image = nibabel.Nifti1Image(labels_WHD, np.eye(4))
+    path = tmp_path / "a.nii"
+    nibabel.save(image, path)
+    header = image.header.copy()
+    header.set_slope_inter(1 / 255, 0)
+    header["vox_offset"] = 352
+    path.write_bytes(header.binaryblock + bytes(4) + labels_WHD.tobytes(order="F"))
+    referee_WHD = np.rint(nibabel.load(path).get_fdata())
+    assert set(np.unique(referee_WHD)) == {0, 1}
+    np.testing.assert_array_equal(read_labels(path, page=0), referee_WHD[:, :, 0].T)

@@ -20,8 +20,7 @@ from scipy import ndimage
 from binseg.errors import BinsegError, ImageError, OutputError, UsageError
 from binseg.imageio import Layout, needs_windows
 from binseg.imageio.windows import open_windows
-from binseg.inference import ModelPredictor, PredictOptions, journal
-from binseg.inference import large as predicting
+from binseg.inference import ModelPredictor, PredictOptions, journal, tiling
 from binseg.inference.engine import by_parts
 from binseg.inference.large import predict_large
 from binseg.inference.quality import Judge
@@ -449,7 +448,7 @@ def test_damaged_images_leave_no_output(path: Path, tmp_path: Path) -> None:
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test has bands of few rows, so that small images have several."""
     with monkeypatch.context() as patch:
-        patch.setattr(predicting.tiling, "page_layout", low_bands)
+        patch.setattr(tiling, "page_layout", low_bands)
         yield
 
 
@@ -478,7 +477,7 @@ def test_other_processes_resize_to_the_model_s_pixels(
     )
     monkeypatch.setattr(ModelFiles, "load", lambda _: known)
     path = tmp_path / "in.tif"
-    half = {"resolution": (5000, 5000), "resolutionunit": "CENTIMETER"}  # 2 um
+    half: dict[str, Any] = {"resolution": (5000, 5000), "resolutionunit": "CENTIMETER"}  # 2 um
     tifffile.imwrite(path, pages[0], tile=(64, 64), photometric="minisblack", **half)
     options, files = PredictOptions(), ModelFiles(paths=("model",))
     masks: list[Path] = []

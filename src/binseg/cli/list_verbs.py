@@ -30,7 +30,7 @@ def models(json_: Json = False) -> None:
 def encoders(json_: Json = False) -> None:
     """List every encoder with its parameters (3 channels in) and published weights.
 
-    Each goes with any decoder. Weights that are not at hand are fetched when they are first used.
+    Each goes with any decoder. Weights that are not on this machine are downloaded at first use.
 
     Examples:
         binseg encoders
@@ -95,6 +95,9 @@ def _list_by_default(context: typer.Context) -> None:
 def list_(json_: Json = False) -> None:
     """List every recipe with its source and the figure that its source states.
 
+    Three lab reports (A, B, D) and a tutorial (C) are reproduced; docs/from-the-reports.md has the
+    commands of each.
+
     Examples:
         binseg recipes list --json
     """
@@ -111,7 +114,8 @@ def list_(json_: Json = False) -> None:
 
 
 def _describe_recipe(row: Mapping[str, object]) -> str:
-    return f"{row['summary']}\n{row['source']}: {row['expected']}; {row['cost']}\n"
+    by = "" if row["source"] == "binseg" else f"{row['source']}: "
+    return f"{row['summary']}\n{by}{row['expected']}; {row['cost']}\n"
 
 
 def show_(name: Annotated[str, argument("A recipe's name.", "NAME")], json_: Json = False) -> None:

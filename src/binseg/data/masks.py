@@ -11,11 +11,17 @@ from jaxtyping import Bool, Integer
 
 from binseg.config.recipe import Border, DataConfig
 from binseg.errors import DataError, ImageError
-from binseg.imageio import ImageInfo, probe, read_labels, read_palette
+from binseg.imageio import ImageInfo, probe, read_cover, read_labels, read_palette
+from binseg.imageio.decoding import ReadAs
 from binseg.progress import SILENT, Progress, track
 from binseg.types import Record
 
 RuleKind = Literal["values", "threshold", "trimap", "polygons"]
+_READ_AS: Mapping[ReadAs, str] = {
+    "colours": "",
+    "indices": " (indices of the palette, as in Pascal VOC)",
+    "alpha": " (values of the transparency: what is opaque is the object)",
+}
 Labels = Integer[np.ndarray, "H W"] | Integer[np.ndarray, "H W 3"]
 
 NUM_SCANNED = 64
@@ -24,6 +30,9 @@ NEAR, MOST_BETWEEN = 40, 0.03
 """JPEG moves 0 and 255 by less than the first, except at edges, which have this share of pixels."""
 GREY = 0x010101  # a grey level times this is the same grey as a colour 0xRRGGBB
 MOST_CLASSES = 32  # more colours in a palette are the soft edges of an adaptive one
+LOSSY, NEAR_GREY = {"JPEG", "WEBP", "AVIF", "HEIF", "JPEG2000"}, 24
+"""Formats that may blur, and by how much the channels of a grey differ then."""
+NUM_COVERS = 8  # Masks whose transparency is looked at
 MOST_TOUCHING = 0.2
 """Edges between 1 and 2 for each one at a 3, up to which 3 is a border that lies between them."""
 TRIMAP = frozenset({1, 2, 3})  # Oxford-IIIT Pet: 1 object, 2 background, 3 border between them
@@ -34,8 +43,8 @@ class MaskRule:
     """Rule by which a mask's values become foreground, background, and pixels that don't count.
 
     There are `foreground` values, or a `threshold` above which they are; without `background` that
-    is every other value. Values are colours 0xRRGGBB if `colour`, those of palette files their
-    indices if `indices`. `border` is what the border class of a trimap counts for. For the user to
+    is every other value. Values are colours 0xRRGGBB if `colour`; `read_as` tells those of palettes
+    and of transparency. `border` is what the border class of a trimap counts for. For the user to
     read: `white_is_zero`, if some masks are TIFFs that say so, and `between`, the share of a JPEG
     mask's pixels that aren't near 0 or 255.
     """
@@ -47,7 +56,7 @@ class MaskRule:
     threshold: int | None = None
     colour: bool = False
     border: Border | None = None
-    indices: bool = False
+    read_as: ReadAs = "colours"
     white_is_zero: bool = False
     between: float | None = None
 
@@ -56,7 +65,8 @@ class MaskRule:
 
         Raises ImageError for a value that the rule doesn't know, without the file's name.
         """
-        values_HW = _coloured(labels) if self.colour else _grey(labels)
+        is_soft = self.threshold is not None
+        values_HW = _coloured(labels) if self.colour else _grey(labels, is_soft=is_soft)
         valid_HW = ~np.isin(values_HW, [*self.ignore])
         if self.threshold is not None:
             return (values_HW > self.threshold) & valid_HW, valid_HW
@@ -81,13 +91,14 @@ class MaskRule:
             blurred = ""
             if self.between is not None:
                 left = f"{self.between:.2%} of the pixels in between"
-                blurred = f" (JPEG files, whose blur leaves {left})"
-            return f"values above {self.threshold} are foreground{blurred}{ignored}"
+                blurred = f" (JPEG or the like, whose blur leaves {left})"
+            read_as = _READ_AS[self.read_as]
+            return f"values above {self.threshold} are foreground{blurred}{ignored}{read_as}"
         assert self.foreground is not None
         if self.border is not None:
             return f"trimap: 1 foreground, 2 background, 3 (border) counts as {self.border}"
         background = "all else" if self.background is None else self._name(self.background)
-        read_as = " (indices of the palette, as in Pascal VOC)" if self.indices else ""
+        read_as = _READ_AS[self.read_as]
         if self.white_is_zero:
             read_as += " (TIFFs whose tag says that white is zero were turned round)"
         named = f"{self._name(self.foreground)} foreground, {background} background"
@@ -128,18 +139,19 @@ def detect_rule(
     if not masked:
         raise DataError("no image has a mask; binseg needs masks to learn from or to score with")
     some = masked[:: max(1, -(-len(masked) // NUM_SCANNED))]
-    indices = is_trimap or _means_indices(some, config)
+    read_as: ReadAs = "alpha" if _means_alpha(some) else "colours"
+    if is_trimap or _means_indices(some, config):
+        read_as = "indices"
     for looked_at in (some, masked):
-        found = _scan(looked_at, progress, indices=indices)
+        found = _scan(looked_at, progress, read_as)
         rule = _rule_for(found, config, looked_at, is_trimap=is_trimap)
-        if rule is not None and _shows_foreground(found, rule):
-            return replace(
-                rule,
-                indices=indices and found.has_palette,
-                white_is_zero=found.white_is_zero,
-            )
+        if rule is not None and all(shown := _shows(found, rule)):
+            if read_as == "indices" and not found.has_palette:
+                read_as = "colours"
+            return replace(rule, read_as=read_as, white_is_zero=found.white_is_zero)
+    kind = "full" if rule is not None and shown[0] else "empty"
     raise DataError(
-        f"all {len(masked)} masks are empty: they hold only {found.name(found.values)}"
+        f"all {len(masked)} masks are {kind}: they hold only {found.name(found.values)}"
         + (f", read as {rule.describe()}" if rule and config.foreground else "")
         + "; are these the right files, or does data.foreground need another value?"
     )
@@ -149,7 +161,7 @@ def _rule_for(
     found: "Scan", config: DataConfig, records: Sequence[Record], *, is_trimap: bool
 ) -> MaskRule | None:
     """Give the rule for the values found; None where they show background only."""
-    ignore = frozenset(config.ignore or ())
+    ignore = frozenset(config.ignore or found.no_data - frozenset(config.foreground or ()))
     if config.threshold is not None:
         if found.colour:
             raise DataError("data.threshold can't be used: the masks hold colours, not grey levels")
@@ -187,10 +199,11 @@ def _rule_for(
     )
 
 
-def _shows_foreground(found: "Scan", rule: MaskRule) -> bool:
-    if rule.threshold is not None:
-        return any(value > rule.threshold for value in found.values - rule.ignore)
-    return not found.values.isdisjoint(rule.foreground or ())
+def _shows(found: "Scan", rule: MaskRule) -> tuple[bool, bool]:
+    """Tell whether there is any foreground, and any background."""
+    values = found.values - rule.ignore
+    chosen = rule.foreground or {one for one in values if one > (rule.threshold or 0)}
+    return not values.isdisjoint(chosen), not values <= chosen
 
 
 def _ambiguous(found: "Scan", values: frozenset[int]) -> str:
@@ -284,6 +297,7 @@ class Scan:
     has_palette: bool
     white_is_zero: bool
     between: float
+    no_data: frozenset[int]  # Declared so by the files, where others are left
 
     @property
     def values(self) -> frozenset[int]:
@@ -324,10 +338,23 @@ def _colour_of_index(records: Sequence[Record]) -> dict[int, int] | None:
             palette_N3 = read_palette(path, page=page)
             if palette_N3 is not None:
                 packed_N = _coloured(palette_N3[None])[0].tolist()
-                used = _values_of(read_labels(path, page=page, indices=True))
+                used = _values_of(read_labels(path, page=page, read_as="indices"))
                 if any(colour_of.setdefault(one, packed_N[one]) != packed_N[one] for one in used):
                     return None
     return colour_of
+
+
+def _means_alpha(records: Sequence[Record]) -> bool:
+    """Tell whether masks are drawn in transparency: over one colour, or as cut-outs of photos."""
+    colours, is_drawn = set[int](), False
+    for record in records[:: max(1, len(records) // NUM_COVERS)]:
+        with contextlib.suppress(ImageError):  # the scan names it
+            opacity_HW, _ = read_cover(record.mask_paths[0], page=record.page)
+            if opacity_HW is None:
+                return False
+            is_drawn |= bool(opacity_HW.min() < opacity_HW.max())
+            colours |= _values_of(_coloured(read_labels(record.mask_paths[0], page=record.page)))
+    return is_drawn and not 1 < len(colours) <= MOST_CLASSES
 
 
 def _voc_colour(index: int) -> int:
@@ -343,8 +370,8 @@ def _voc_colour(index: int) -> int:
     return colour
 
 
-def _scan(records: Sequence[Record], progress: Progress, *, indices: bool) -> Scan:
-    """Look at masks, with palettes as indices or as the colours that these stand for."""
+def _scan(records: Sequence[Record], progress: Progress, read_as: ReadAs) -> Scan:
+    """Look at the values of masks."""
     greys: dict[int, tuple[int, Path]] = {}
     colours: dict[int, tuple[int, Path]] = {}
     infos: list[ImageInfo] = []
@@ -354,14 +381,16 @@ def _scan(records: Sequence[Record], progress: Progress, *, indices: bool) -> Sc
     watched = track(files, progress=progress, label="looking at masks", total=len(files))
     for path, page in watched:
         try:
-            info, labels = probe(path), read_labels(path, page=page, indices=indices)
+            info, labels = probe(path), read_labels(path, page=page, read_as=read_as)
         except ImageError as error:
             # One broken file doesn't hide what the others mean; reading the samples will name it.
             broken.append(error)
             continue
         infos.append(info)
-        is_colour = _is_colour(labels)
-        holders, values = (colours, _coloured(labels)) if is_colour else (greys, _grey(labels))
+        is_soft = info.format in LOSSY
+        is_colour = _is_colour(labels, is_soft=is_soft)
+        holders = colours if is_colour else greys
+        values = _coloured(labels) if is_colour else _grey(labels, is_soft=is_soft)
         num_pixels += values.size
         num_between += int(((values > NEAR) & (values < 255 - NEAR)).sum())
         held = _values_of(values)
@@ -371,16 +400,18 @@ def _scan(records: Sequence[Record], progress: Progress, *, indices: bool) -> Sc
             holders[value] = (num + 1, first)
     if not infos:
         raise broken[0]
+    declared = {int(one.nodata) for one in infos if one.nodata and one.nodata.is_integer()}
     if colours:
         colours = {value * GREY: held for value, held in greys.items()} | colours
     return Scan(
         holders=colours or greys,
         colour=bool(colours),
-        lossy=any(one.format == "JPEG" for one in infos),
+        lossy=any(one.format in LOSSY for one in infos) and len(colours or greys) > 3,
         is_mixed=is_mixed,
         has_palette=any(one.mode in {"P", "PA", "PALETTE"} for one in infos),
         white_is_zero=any(one.mode == "MINISWHITE" for one in infos),
         between=num_between / max(1, num_pixels),
+        no_data=frozenset(declared if not colours and len(greys.keys() - declared) > 1 else ()),
     )
 
 
@@ -389,7 +420,9 @@ def _lies_between(records: Sequence[Record]) -> bool:
     parted = touching = 0
     for record in records[:: max(1, len(records) // 8)]:
         try:
-            labels_HW = _grey(read_labels(record.mask_paths[0], page=record.page, indices=True))
+            labels_HW = _grey(
+                read_labels(record.mask_paths[0], page=record.page, read_as="indices")
+            )
         except ImageError:
             continue  # the scan named it
         for lines in (labels_HW, labels_HW.T):
@@ -399,13 +432,13 @@ def _lies_between(records: Sequence[Record]) -> bool:
     return touching < MOST_TOUCHING * parted
 
 
-def _is_colour(labels: Labels) -> bool:
-    return labels.ndim == 3 and bool((labels != labels[..., :1]).any())
+def _is_colour(labels: Labels, *, is_soft: bool = False) -> bool:
+    return labels.ndim == 3 and int(np.ptp(labels, axis=2).max()) > is_soft * NEAR_GREY
 
 
-def _grey(labels: Labels) -> Integer[np.ndarray, "H W"]:
+def _grey(labels: Labels, *, is_soft: bool = False) -> Integer[np.ndarray, "H W"]:
     """Give the numbers of a grey mask; an `ImageError` says that it has colours."""
-    if _is_colour(labels):
+    if _is_colour(labels, is_soft=is_soft):
         raise ImageError(
             "the mask is in colour, but the dataset's masks were read as grey; "
             "save it like the others"

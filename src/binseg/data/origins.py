@@ -35,12 +35,14 @@ _SEQUENCE = re.compile(rf"^(?:(?P<source>.+)/)?(?P<word>slice|frame|z){_GAP}(?P<
 _BARE = re.compile(rf"^(?P<source>.*[A-Za-z0-9])[ _.\-](?P<a>{_NUM})[ _.\-](?P<b>{_NUM})$")
 _COPY = re.compile(
     r"^(?P<a>.+?)(?:[._-](?:jpe?g|png|bmp|tiff?))?\.rf\.[0-9a-zA-Z]{8,}$"
-    r"|^(?P<b>.+?)[_.-](?:aug|augmented|flip|rot|copy)[_.-]?\d*$",
+    r"|^(?P<b>.+?)[ _.-]\(?(?:aug|augmented|[hv]?flip(?:ped)?|mirror(?:ed)?|rot(?:ated)?|copy)\)?"
+    r"[ _.-]?\d*(?:[_.-]\d+)*$"
+    r"|^(?:aug|augmented)[_.-]?\d*[_.-](?P<c>.+?)(?:_\d+_\d{3,})?$",
     re.I,
 )
 """Copies of one photo: as Roboflow names them, and as scripts that augment do."""
-_CASE = re.compile(rf"^(?P<source>.*[A-Za-z].*?)[ _.\-](?:img|image)?[ _.\-]?{_NUM}$", re.I)
-"""A case and a number in it: BraTS_003_055, p01_001, patient1-2, case01_img02, video1_00001."""
+_CASE = re.compile(rf"^(?P<source>.*[A-Za-z].*?)[ _.\-][A-Za-z]{{0,8}}[ _.\-]?{_NUM}$", re.I)
+"""A case and a number in it: BraTS_003_055, p01_001, patient1-2, case01_img02, B03_site2."""
 _MIN_STEP = 16  # pixels; bare numbers that don't lie multiples of such a step apart are counters
 _MOST_NAMED = 0.9  # share of the names that must be those of cases
 _LEAST_PLACES = 4  # fewer bare numbers may lie such steps apart by chance
@@ -227,7 +229,7 @@ def by_copy(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
     """Group copies of one photo, which names tell, with the photo itself."""
     names = {row: _within_split(records[row].id) for row in rows}
     matches = [(row, match) for row, name in names.items() if (match := _COPY.match(name))]
-    source_of = {row: match["a"] or match["b"] for row, match in matches}
+    source_of = {row: match["a"] or match["b"] or match["c"] for row, match in matches}
     photos = set(source_of.values())
     source_of |= {row: name for row, name in names.items() if name in photos}
     num_of = Counter(source_of.values())

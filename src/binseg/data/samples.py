@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
-from binseg.imageio import probe, read_image, read_labels, read_pixels, read_reduced
-from binseg.imageio.decoding import both_valid, missing_in, swaps_sides, turn, without
+from binseg.imageio import probe, read_cover, read_image, read_labels, read_pixels, read_reduced
+from binseg.imageio.decoding import Opacity, both_valid, missing_in, swaps_sides, turn, without
 from binseg.transforms.preprocess import reduction
 from binseg.types import Preprocessing, Record, Sample, Shape
 
@@ -26,6 +26,9 @@ CLEARLY, MOST_AGREE = 1.1, 0.8
 share of such decisions that decides for all."""
 MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25
 """Shares of an image and of its border above which a mask looks inverted, and of such masks."""
+MOST_SOFT = 0.5  # Share of transparency that is neither least nor full; more is a band of data
+WHOLE_BORDER, BARE_BORDER = 0.95, 0.2
+"""Shares of the border beyond which masks are the others' opposites, however many are so."""
 
 
 def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = None) -> Sample:
@@ -55,7 +58,7 @@ def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = No
         data_HW = both_valid(data_HW, declared_HW)
     mask_HW, valid_HW = None, np.ones((height, width), dtype=bool)
     if record.shapes is not None:
-        mask_HW, valid_HW = fill_shapes(record.shapes, height, width)
+        mask_HW, valid_HW = fill_outlines(record, (height, width))
     elif record.mask_path is not None:
         mask_HW, valid_HW = (
             in_pose(one, (height, width), record) for one in read_mask(record, rule)
@@ -87,6 +90,17 @@ def fill_shapes(
     return mask_HW, mask_HW | ~apart_HW
 
 
+def fill_outlines(
+    record: Record, size: tuple[int, int]
+) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    """Fill a record's outlines as `fill_shapes`, for its image of a height and width as seen."""
+    stored = size
+    if record.mask_as_stored and swaps_sides(probe(record.image_path).orientation):
+        stored = size[1], size[0]
+    mask_HW, valid_HW = fill_shapes(record.shapes or (), *stored)
+    return in_pose(mask_HW, size, record), in_pose(valid_HW, size, record)
+
+
 def in_pose(
     mask: Shaped[np.ndarray, "h w ..."], size: tuple[int, ...], record: Record
 ) -> Shaped[np.ndarray, "H W ..."]:
@@ -114,23 +128,29 @@ def find_stored_poses(
     if not alone:
         return tuple(records), None
     found = [_is_as_stored(records[row], rule) for row in spread(alone, NUM_LOOKED)]
-    votes = [one for one in found if one is not None]
-    share = sum(votes) / len(votes) if votes else 0.5
+    verdict, num = agreed(found)
     told = counted(len(alone), "image is", "images are") + " turned by EXIF and the mask isn't: "
-    if 1 - MOST_AGREE < share < MOST_AGREE:
+    if verdict is None:
         why = "their outlines don't tell in which pose they were made"
         return tuple(records), f"{told}such masks are taken as seen, since {why}; look at them"
-    told += f"by their sides and outlines ({len(votes)} compared) such masks "
-    if share < MOST_AGREE:
+    told += f"by their sides and outlines ({num} compared) such masks "
+    if not verdict:
         return tuple(records), f"{told}lie on the images as they are seen"
     stored = {records[row].id for row in alone}
     marked = (replace(one, mask_as_stored=one.id in stored) for one in records)
     return tuple(marked), f"{told}are turned like their images"
 
 
+def agreed(votes: Sequence[bool | None]) -> tuple[bool | None, int]:
+    """Give what most votes say, or None where they differ, and how many say anything."""
+    said = [one for one in votes if one is not None]
+    share = sum(said) / len(said) if said else 0.5
+    return None if 1 - MOST_AGREE < share < MOST_AGREE else share > 0.5, len(said)
+
+
 def _is_turned_alone(record: Record) -> bool:
     """Tell whether EXIF turns the image, and not its mask; pages of stacks are left out."""
-    if record.mask_path is None or record.page is not None:
+    if (record.mask_path is None and record.shapes is None) or record.page is not None:
         return False
     with contextlib.suppress(ImageError):  # reading the sample will name it
         if probe(record.image_path).turned:
@@ -140,24 +160,39 @@ def _is_turned_alone(record: Record) -> bool:
 
 def _is_as_stored(record: Record, rule: MaskRule) -> bool | None:
     """Compare both poses of a mask; None where they fit alike."""
-    from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter  # slow to import
-
+    if record.mask_as_stored:
+        return True  # the annotation says for which size it is
     try:
-        mask_HW, image_HWC = read_mask(record, rule)[0], read_image(record.image_path)
-        orientation, size = probe(record.image_path).orientation, image_HWC.shape[:2]
+        image_HWC, orientation = read_image(record.image_path), probe(record.image_path).orientation
+        size = image_HWC.shape[0], image_HWC.shape[1]
+        if record.shapes is not None:
+            stored = replace(record, mask_as_stored=True)
+            return fits_second(image_HWC, *(fill_outlines(o, size)[0] for o in (record, stored)))
+        mask_HW = read_mask(record, rule)[0]
     except ImageError:
         return None
     if swaps_sides(orientation) and size[0] != size[1]:
         return mask_HW.shape == size[::-1]
     if mask_HW.shape != size:
         return None
+    return fits_second(image_HWC, mask_HW, turn(mask_HW, orientation))
+
+
+def fits_second(
+    image_HWC: Shaped[np.ndarray, "H W C"],
+    first_HW: Bool[np.ndarray, "H W"],
+    second_HW: Bool[np.ndarray, "H W"],
+) -> bool | None:
+    """Tell which of two masks has the image's edges under its outline; None if both alike."""
+    from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter  # slow to import
+
     smooth_HW = gaussian_filter(image_HWC.mean(axis=2, dtype=np.float32), 1.0)
     edges_HW = np.hypot(*np.gradient(smooth_HW))
-    seen, stored = (
+    first, second = (
         float(edges_HW[binary_dilation(one) ^ binary_erosion(one, border_value=1)].sum())
-        for one in (mask_HW, turn(mask_HW, orientation))
+        for one in (first_HW, second_HW)
     )
-    return None if max(seen, stored) <= CLEARLY * min(seen, stored) else stored > seen
+    return None if max(first, second) <= CLEARLY * min(first, second) else second > first
 
 
 def read_mask(
@@ -166,7 +201,7 @@ def read_mask(
     """Read a record's mask files as mask_HW and valid_HW, at their own size; raises as above."""
     mask_HW = valid_HW = None
     for path in record.mask_paths:
-        labels = read_labels(path, page=record.page, indices=rule.indices)
+        labels = read_labels(path, page=record.page, read_as=rule.read_as)
         try:
             marked_HW, counts_HW = rule.apply(labels)
         except ImageError as error:
@@ -198,12 +233,26 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
             f"{some} that is marked as transparency but varies like data: it is kept "
             f"(input.channels={max(one.channels for one in infos)})"
         )
+    looked = spread([one for one in records if one.page is None], NUM_DECODED)
+    covers = [one for record in looked if (one := _cover_of(record.image_path)) is not None]
+    if covers := [one for one in covers if one.min() < 255]:
+        told = f"transparency is ignored ({len(covers)} of {len(looked)} images looked at have it)"
+        if any(((one > one.min()) & (one < one.max())).mean() > MOST_SOFT for one in covers):
+            told += "; it varies like a channel of data: save those as TIFF to keep it"
+        notes.append(told)
     if records and (value := records[0].nodata) is not None:
         looked = spread(records, NUM_DECODED)
         num = sum(_holds(record.image_path, record.page, value) for record in looked)
         told = f"data.nodata: {value:g} is in {num} of {len(looked)} images looked at"
         notes.append(f"{told}; such pixels don't count" if num else f"{told}: is it the right one?")
     return notes
+
+
+def _cover_of(path: Path) -> Opacity | None:
+    with contextlib.suppress(ImageError):  # reading the sample will name it
+        if not probe(path).keeps_alpha:
+            return read_cover(path)[0]
+    return None
 
 
 def _holds(path: Path, page: int | None, value: float) -> bool:
@@ -219,21 +268,24 @@ def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
     all are so, the rule may be the wrong way round.
     """
     odd: list[str] = []
-    looked = 0
+    borders: list[float] = []
     for record in spread([one for one in records if one.mask_path is not None], NUM_LOOKED):
         with contextlib.suppress(ImageError):  # reading the samples will name it
             mask_HW, valid_HW = read_mask(record, rule)
-            looked += 1
             rim_HW = valid_HW.copy()
             rim_HW[1:-1, 1:-1] = False
             if not rim_HW.any() or mask_HW.all():
+                borders.append(BARE_BORDER)
                 continue
-            if mask_HW[valid_HW].mean() > MOST_FOREGROUND and mask_HW[rim_HW].mean() > MOST_BORDER:
+            borders.append(float(mask_HW[rim_HW].mean()))
+            if mask_HW[valid_HW].mean() > MOST_FOREGROUND and borders[-1] > MOST_BORDER:
                 odd += [path.name for path in record.mask_paths[:1]]
-    if not odd or FEW_ODD * looked < len(odd) < looked:
+    # Objects may fill an image and its border; then there are some in between.
+    are_opposite = not any(BARE_BORDER < one < WHOLE_BORDER for one in borders)
+    if not odd or (FEW_ODD * len(borders) < len(odd) < len(borders) and not are_opposite):
         return None
     seen = "foreground is more than half of the image and most of its border"
-    if len(odd) < looked:
+    if len(odd) < len(borders):
         told = counted(len(odd), "mask looks", "masks look")
         return f"{told} inverted beside the others: {seen} ({name_some(odd)}); fix the files"
     turn = rule.turned_by

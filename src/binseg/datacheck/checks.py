@@ -116,6 +116,9 @@ CHECKS: Mapping[str, Check] = MappingProxyType({
         findings.mixed(lambda x: x.dtype, "types")),
     "narrow-range": Check("note", "16 bits of which few are used",
         "Take input.intensity: percentile, as a plan does.", findings.narrow_range),
+    "hidden-steps": Check("warning", "More than 8 bits are needed",
+        "Take away what changes slowly (a high-pass filter), or cut the range off, beforehand.",
+        findings.hidden_steps),
     "outlier": Check("note", "Masks unlike the others",
         "Look at it: exchanged classes, a scribble, or just a rare case?", findings.outliers),
 })  # fmt: skip
@@ -124,6 +127,7 @@ _WITHOUT_PIXELS = ("torn-group", "torn-names", "patch-seam", "grouped-seam", "pa
 """The checks that need the records alone."""
 LEAKS = ("torn-group", "patch-seam", "leak", "near-leak")
 """Errors that `data.allow_leaks` lets pass; the others are about masks that lie wrong."""
+_LEVELS = ("narrow-range", "hidden-steps")
 NUM_LAID = 64  # masks whose place is looked at before a training
 
 
@@ -157,7 +161,7 @@ def training_checks(dataset: Dataset, *, progress: Progress = SILENT) -> tuple[F
     some = spread(dataset.with_truth().records, NUM_LAID)
     looks = look_at_all(replace(dataset, records=tuple(some)))
     evidence = Evidence(dataset=dataset.with_truth(), looks=looks.looks)
-    laid = {code: CHECKS[code].find for code in ("all-shifted", "off-by-one", "narrow-range")}
+    laid = {code: CHECKS[code].find for code in ("all-shifted", "off-by-one", *_LEVELS)}
     kept = [one for one in found if one.code != "near-leak" or one.ids not in known]
     return ranked([*kept, *_run(laid, evidence)])
 

@@ -149,6 +149,15 @@ def narrow_range(evidence: Evidence) -> Iterator[Hit]:
         yield [], f"the 16-bit images use {used:.1%} of their range: intensity dtype keeps {levels}"
 
 
+def hidden_steps(evidence: Evidence) -> Iterator[Hit]:
+    """Find images of more than 8 bits whose objects differ from their surroundings by less."""
+    outlined = [look for look in evidence.looks if look.outline is not None]
+    hidden = [look.hidden for look in outlined if look.hidden is not None]
+    if 2 * len(hidden) > len(outlined):
+        told = f"by {np.median(hidden):.2g} of the 255 levels that the network sees"
+        yield [], f"objects differ from what is around them {told}, which hides them"
+
+
 def off_by_one(evidence: Evidence) -> Iterator[Hit]:
     """Find data sets whose masks fit the next or the previous image, by their numbers."""
     if way := neighbour_that_fits(evidence.dataset.records, evidence.dataset.rule):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
-from scipy.ndimage import label
+from jaxtyping import Bool, Float32, Num, UInt8
+from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, label
 from scipy.spatial import ConvexHull, QhullError
 
 from binseg.data.dataset import Dataset
-from binseg.data.samples import fill_shapes, in_pose
+from binseg.data.samples import fill_outlines, in_pose
 from binseg.datacheck.alignment import agreement
 from binseg.datacheck.near_duplicates import (
     REDUCED_SIDE,
@@ -33,6 +33,8 @@ from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_mask
 from binseg.types import Record
 
+_RIM, _FINE, _ABOVE_NOISE = 4, 2.0, 1.5
+"""Pixels to each side of an outline, and of blur; the step there as a multiple of the noise."""
 _AHEAD = 64  # images that may be decoded before the first of them is asked for
 
 
@@ -81,6 +83,8 @@ class Look:
     """Agreement of the mask's outline with the image's edges, slid by a few pixels."""
     problem: Problem | None = None
     brightest: float = 0.0  # the greatest value, as a share of the pixel type's; 0 for floats
+    hidden: float | None = None
+    """Levels of 255 between both sides of the outline, where these are too few to be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +216,30 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
         num_valid=num_valid,
         outline=outline,
         surface_RR=None if outline is None else agreement(small_HWC, reduced_HW),
+        hidden=None if outline is None else hidden_levels(image_HWC, mask_HW),
     )
+
+
+def hidden_levels(
+    image_HWC: Num[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"]
+) -> float | None:
+    """Measure the step across a mask's outline, in levels of 255; None where 8 bits show it.
+
+    They hide it where it is below a level in all channels, of which one has still less noise.
+    """
+    inside_HW = mask_HW & ~binary_erosion(mask_HW, iterations=_RIM, border_value=1)
+    outside_HW = binary_dilation(mask_HW, iterations=_RIM) & ~mask_HW
+    if image_HWC.dtype == np.uint8 or not inside_HW.any() or not outside_HW.any():
+        return None
+    low_C, high_C = np.percentile(image_HWC, (0.5, 99.5), axis=(0, 1))
+    most, is_clear = 0.0, False
+    for channel, width in enumerate(np.maximum(high_C - low_C, 1e-12)):
+        plane_HW = image_HWC[:, :, channel].astype(np.float32)
+        step = abs(float(plane_HW[inside_HW].mean() - plane_HW[outside_HW].mean()))
+        fine_HW = plane_HW - gaussian_filter(plane_HW, _FINE)
+        is_clear |= step > _ABOVE_NOISE * float(fine_HW[inside_HW | outside_HW].std())
+        most = max(most, 255 * step / float(width))
+    return most if is_clear and most < 1 else None
 
 
 _Mask = Bool[np.ndarray, "H W"]
@@ -224,14 +251,14 @@ def _read_mask(
     """Read a mask as `data.samples.read_mask` does; what is wrong with it is sorted by check."""
     mask_HW, valid_HW, turned = np.zeros(size, np.bool_), np.ones(size, np.bool_), False
     if record.shapes is not None:
-        return *fill_shapes(record.shapes, *size), False, None
+        return *fill_outlines(record, size), False, None
     if record.mask_path is None:
         return None, valid_HW, False, None
     for path in record.mask_paths:
         code, told = "unreadable", ""
         try:
             turned |= probe(path).turned
-            labels = read_labels(path, page=record.page, indices=dataset.rule.indices)
+            labels = read_labels(path, page=record.page, read_as=dataset.rule.read_as)
             labels = in_pose(labels, size, record)
             code, told = "size", _sizes_differ(labels.shape[:2], size)
             if not told:

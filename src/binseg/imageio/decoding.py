@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Num, Shaped, UInt8
@@ -25,6 +26,7 @@ Reduction = Callable[[tuple[int, int]], int]  # Pixels a side averaged, by heigh
 Stored = Shaped[np.ndarray, "h w S"]  # Numbers of (a part of) an image as they are in the file
 Labels = Shaped[np.ndarray, "H W ..."]  # A mask's numbers, or its colours
 Opacity = UInt8[np.ndarray, "H W"]
+ReadAs = Literal["colours", "indices", "alpha"]  # Numbers of a file that are a mask's
 Cover = tuple[Opacity | None, bytes | None]  # transparency, and the ICC profile of the colours
 """0 where an image is transparent, 255 where it is opaque."""
 Colours = UInt8[np.ndarray, "N 3"]
@@ -50,6 +52,7 @@ class ImageInfo:
     orientation: int = 1  # EXIF's turn or mirroring, 1 to 8; height and width are those after it
     nodata: float | None = None  # Value that the file declares to be none (GDAL's tag)
     keeps_alpha: bool = False  # Transparency that varies like data is read as data
+    axes: str = ""  # Ways that a volume's axes run, as RAS, where its header says so
 
     @property
     def turned(self) -> bool:

@@ -66,6 +66,10 @@ def _is_webp(head: bytes) -> bool:
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
 
+def _is_ppm(head: bytes) -> bool:
+    return head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace()
+
+
 def _is_nifti(head: bytes) -> bool:
     return head[:2] == b"\x1f\x8b" or head[344:347] == b"n+1"
 
@@ -84,7 +88,7 @@ FORMATS: Mapping[str, Format] = {
     "WEBP": _pillow(WebPImageFile, _is_webp, ".webp"),
     "BMP": _pillow(BmpImageFile, _starts(b"BM"), ".bmp"),
     "GIF": _pillow(GifImageFile, _starts(b"GIF87a", b"GIF89a"), ".gif"),
-    "PPM": _pillow(PpmImageFile, _starts(b"P4", b"P5", b"P6"), ".ppm", ".pgm", ".pbm", ".pnm"),
+    "PPM": _pillow(PpmImageFile, _is_ppm, ".ppm", ".pgm", ".pbm", ".pnm"),
     "JPEG2000": _pillow(Jpeg2KImageFile, _starts(*_JPEG2000), ".jp2", ".j2k"),
     "AVIF": _pillow(AvifImageFile, _is_iso(b"avif", b"avis"), ".avif"),
     "HEIF": Format(suffixes=(".heic", ".heif"), matches=_is_iso(*_HEIC), open=open_heic),
@@ -114,6 +118,7 @@ OTHERS: Mapping[str, tuple[str, bytes]] = {
     "OpenEXR": ("save it as a TIFF of floats", b"\x76\x2f\x31\x01"),
     "MATLAB": ("write its arrays as TIFF or .npy", b"MATLAB"),
     "SVG or XML": ("export it as PNG", b"<"),
+    "Git LFS pointer": ("fetch the file itself by `git lfs pull`", b"version https://git-lfs"),
 }
 """Known formats that aren't read: what to do, and the bytes that they begin with."""
 STACK_SUFFIXES = frozenset(  # Endings of files that may hold several pages

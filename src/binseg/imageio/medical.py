@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import ImageError, MissingExtraError
-from binseg.imageio.decoding import Handle, ImageInfo, Pixels, as_given, check_size, given_dtype
+from binseg.imageio.decoding import (
+    Handle,
+    ImageInfo,
+    Labels,
+    Pixels,
+    as_given,
+    check_size,
+    given_dtype,
+)
 from binseg.imageio.raster import NumpyImage
 
 
@@ -18,16 +26,16 @@ class _Slice(NumpyImage):
     source: Any
     page: int
     num_pages: int
+    axes: str = ""
     scale: tuple[float, float] = (1.0, 0.0)  # Slope and intercept; masks are taken as stored
 
     def info(self) -> ImageInfo:
         """Give the facts of the image as `image` gives it."""
         dtype = given_dtype(self.dtype) if self.scale == (1.0, 0.0) else "float32"
-        return replace(super().info(), num_pages=self.num_pages, dtype=dtype, format=self._format)
-
-    @property
-    def _format(self) -> str:
-        return type(self).__name__.removeprefix("_")
+        format_ = type(self).__name__.removeprefix("_")
+        return replace(
+            super().info(), num_pages=self.num_pages, dtype=dtype, format=format_, axes=self.axes
+        )
 
     def image(self) -> Pixels:
         """Give the slice as it was measured."""
@@ -48,6 +56,14 @@ class _NIFTI(_Slice):
         stream.seek(self.source.get_data_offset() + self.page * size)
         pixels = np.frombuffer(stream.read(size), self.dtype)
         return pixels.astype(self.dtype.newbyteorder("=")).reshape(self.shape)
+
+    def labels(self, *, indices: bool = False) -> Labels:
+        """Give the numbers of a mask, scaled where that makes them whole, as it does 255 / 255."""
+        stored_HW, (slope, intercept) = super().labels(indices=indices), self.scale
+        scaled_HW = stored_HW * slope + intercept
+        whole_HW = np.rint(scaled_HW)
+        is_whole = bool(np.allclose(scaled_HW, whole_HW, rtol=0, atol=1e-4))
+        return whole_HW.astype(np.int64) if is_whole and self.scale != (1.0, 0.0) else stored_HW
 
 
 class _DICOM(_Slice):
@@ -75,6 +91,7 @@ def open_nifti(
     """Read the header of a NIfTI-1 volume; raises ImageError and MissingExtraError."""
     try:
         from nibabel.nifti1 import Nifti1Header
+        from nibabel.orientations import aff2axcodes
         from nibabel.spatialimages import HeaderDataError
     except ModuleNotFoundError:
         raise MissingExtraError("nibabel", extra="nifti", purpose=f"reading {name}") from None
@@ -92,9 +109,12 @@ def open_nifti(
         raise ImageError(f"{name}: holds several volumes; save each as a file of its own")
     shape = (height, width, 1)
     check_size(name, height=height, width=width, channels=1, itemsize=dtype.itemsize)
+    affine = header.get_best_affine()
+    is_told = (header["sform_code"] or header["qform_code"]) and (affine != np.eye(4)).any()
     return _NIFTI(
         name=name, handle=handle, shape=shape, dtype=dtype, source=header,
         page=_chosen(page, depth, name, any_page=any_page), num_pages=depth,
+        axes="".join(map(str, aff2axcodes(affine))) if is_told else "",  # type: ignore[no-untyped-call]
         scale=(1.0 if slope is None else slope, intercept or 0.0),
     )  # fmt: skip
 
@@ -111,6 +131,8 @@ def open_dicom(
     found = dcmread(handle)
     if "Rows" not in found:
         raise ImageError(f"{name}: a DICOM file without an image; leave it out")
+    if found.PhotometricInterpretation == "PALETTE COLOR":
+        raise ImageError(f"{name}: a DICOM file of palette colours; save it as RGB")
     shape = (int(found.Rows), int(found.Columns), int(found.get("SamplesPerPixel", 1)))
     bits, sign = int(found.BitsAllocated), "i" if found.get("PixelRepresentation", 0) else "u"
     depth = int(found.get("NumberOfFrames", 1) or 1)

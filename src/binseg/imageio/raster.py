@@ -37,6 +37,7 @@ _MAX_FILE_BYTES = 2_000_000_000
 _MOST_SEGMENTS = 5_000  # Blocks before a JPEG's pixels; a colour profile of 16 MB has 255
 _CMYK_PEAK = 7  # Bytes a pixel that inks and colours take together
 _BAND_ROWS = 1024
+_MOST_CHANNELS, _FIRST_CHANNELS = 64, 4  # As many as a model has; as few as come first
 _MOST_REDUCED = 8  # Pixels along each side of a block of JPEG
 _PNG_LEVEL = 6  # zlib-ng's; files as small as zlib's at level 6, in a tenth of its time
 _WARNINGS_LOCK = threading.Lock()
@@ -160,7 +161,7 @@ def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile])
     """
     format_ = str(plugin.format)
     handle.seek(0)
-    head = handle.read(32)
+    head = handle.read(32).ljust(32, b"\0")  # PPMs may be shorter
     handle.seek(0)
     # Pillow warns of odd metadata that doesn't touch the pixels. The lock is there because
     # Python's filters are global: two threads that swap them at once could leave them swapped.
@@ -294,6 +295,11 @@ def open_numpy(handle: Handle, *, name: str) -> NumpyImage:
             "width x channels, of numbers"
         )
     height, width, channels = (*shape, 1)[:3]
+    if channels > _MOST_CHANNELS or height <= _FIRST_CHANNELS < channels:
+        raise ImageError(
+            f"{name}: an array of shape {shape}; give height x width x channels (up to "
+            f"{_MOST_CHANNELS}), one array an image"
+        )
     check_size(name, height=height, width=width, channels=channels, itemsize=dtype.itemsize)
     begin = handle.tell()
     if handle.seek(0, io.SEEK_END) - begin < height * width * channels * dtype.itemsize:

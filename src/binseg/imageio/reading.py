@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from binseg.errors import ImageError
-from binseg.imageio.cage import Cage
+from binseg.imageio.cage import Cage, CagedImage
 from binseg.imageio.decoding import (
     Colours,
     Cover,
@@ -18,6 +20,7 @@ from binseg.imageio.decoding import (
     ImageInfo,
     Labels,
     Pixels,
+    ReadAs,
     Reduction,
     Valid,
     one_line,
@@ -64,14 +67,18 @@ def read_palette(path: Path, *, page: int | None = None) -> Colours | None:
         return decoder.palette()
 
 
-def read_labels(path: Path, *, page: int | None = None, indices: bool = False) -> Labels:
-    """Read a mask file's own numbers, turned by its EXIF; alpha is dropped.
+def read_labels(path: Path, *, page: int | None = None, read_as: ReadAs = "colours") -> Labels:
+    """Read a mask file's own numbers, turned by its EXIF.
 
-    Gives integers H x W (0 and 1 of a 1-bit file), or uint8 H x W x 3 for colours; with `indices` a
-    palette's indices, not what they stand for. ImageError as `read_image`, and for fractions.
+    Gives integers H x W (0 and 1 of a 1-bit file), or uint8 H x W x 3 for colours; a palette's
+    indices instead of its colours, or the transparency, 0 to 255, as `read_as` says. Raises
+    ImageError as `read_image`, and for fractions.
     """
     with _decoder(path, page=page) as decoder:
-        return decoder.labels(indices=indices)
+        if read_as != "alpha":
+            return decoder.labels(indices=read_as == "indices")
+        info, (opacity, _) = decoder.info(), decoder.cover()
+        return np.full((info.height, info.width), 255, np.uint8) if opacity is None else opacity
 
 
 def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
@@ -106,8 +113,14 @@ def decode_image(data: bytes, *, name: str) -> Pixels:
         return decoder.image()
 
 
-def read_pixel_size(path: Path) -> PixelSize | None:
-    """Read the size of a pixel that a TIFF states; see `metadata.pixel_size_of`."""
+def read_pixel_size(path: Path | bytes) -> PixelSize | None:
+    """Read the size of a pixel that a TIFF states (see `metadata.pixel_size_of`).
+
+    Of a file in memory that asks to be turned it is None, and what is no image is an ImageError.
+    """
+    if isinstance(path, bytes):
+        with _decoder(path, name="the image", any_page=True) as decoder:
+            return decoder.pixel_size() if isinstance(decoder, CagedImage) else None
     if (cage := _cage_if_read(path)) is None:
         return pixel_size_of(path)
     size = cage.fact("pixel_size", path)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
+from binseg.imageio import read_pixel_size
 from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
 from binseg.inference.outputs import facts_of, files_of, origin_of
@@ -157,9 +158,13 @@ def fitted(
     """Give the predictor for the pixel size of an image's file, and say where it differs."""
     judge, size = predictor.judge, None
     own = (judge.knowledge.pixel_um if judge else None) or 0.0
-    if own and image.data is None:
+    if own:
         with suppress(ImageError):  # the one that reads its pixels says so
-            size = facts_of_file(image.path, place=False)["pixel_size"]
+            size = (
+                facts_of_file(image.path, place=False)["pixel_size"]
+                if image.data is None
+                else read_pixel_size(image.data)
+            )
     fit = predictor.scaled_to(size, options)
     if fit is not predictor and judge is not None and fit.preprocessing is not None:
         factor = fit.preprocessing.scale / judge.preprocessing.scale

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from binseg.errors import ImageError, UsageError
-from binseg.imageio import is_whole, read_facts
+from binseg.imageio import is_whole, read_facts, read_pixel_size
 from binseg.inference.image_like import facts_of_file
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES
 from binseg.inference.predictor import Predictor
 from binseg.inference.sources import InputImage
 from binseg.inference.video import facts_of_video
-from binseg.storage import cell, write_json, write_text
+from binseg.storage import csv_text, write_json, write_text
 
 _OF_FILES = ("tolerance", "pixel_size", "crop", "background")
 """Options that change files, beside those that the model and its post-processing tell."""
@@ -42,7 +42,8 @@ def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Pat
 def facts_of(image: InputImage, predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
     """Read what outputs say of an image beside its pixels, as fields of a Prediction."""
     if image.data is not None:
-        return {"name": image.name, "source": image.data}
+        size = read_pixel_size(image.data)
+        return {"name": image.name, "source": image.data, "pixel_size": size}
     asked = set(options.outputs)
     facts = facts_of_file(
         image.path,
@@ -194,7 +195,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:
     name = path.relative_to(out).as_posix().removesuffix(FILES["table"].ending)
-    found = {"outputs": cell(name), "image": rows[0]["image"] if rows else ""}
+    found = {"outputs": name, "image": rows[0]["image"] if rows else ""}
     found["num_objects"] = str(len(rows))
     for column in ("area_px", "area_um2"):
         if rows and column in rows[0]:
@@ -207,9 +208,4 @@ def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:
 
 def _csv(rows: list[dict[str, str]]) -> str:
     """Write rows that need not have the same columns."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows, list(dict.fromkeys(name for row in rows for name in row)))

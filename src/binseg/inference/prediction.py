@@ -1,8 +1,6 @@
 """A model's result for one image: mask, objects and outlines, as arrays, files and bytes."""
 
 import base64
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +24,7 @@ from binseg.inference.quality import Judge, Quality
 from binseg.postprocess.interchange import Project
 from binseg.report.overlay import cropped, cutout, on_colour, overlay, soft_alpha
 from binseg.report.rendering import Entry, thumbnail
-from binseg.storage import cell, write_bytes, write_text
+from binseg.storage import cell, csv_text, write_bytes, write_text
 from binseg.transforms.small_map import SmallMap
 
 KEPT_PIXELS = 64_000_000  # larger images don't stay in their Prediction
@@ -60,6 +58,8 @@ class Prediction:
     """The image's file, its bytes, or a PIL image: cut-outs ask it for transparency."""
     page: int | None = None
     """Page of the file."""
+    cover: Cover | None = field(default=None, repr=False)
+    """Transparency and ICC profile, where they were read with the image."""
     judge: Judge | None = field(default=None, repr=False)
     """Judges the quality; None for an ensemble, or a model that learnt nothing of its data."""
 
@@ -123,7 +123,7 @@ class Prediction:
     @cached_property
     def _cover(self) -> Cover:
         """Transparency of the image's file, and the ICC profile of a cut-out's colours."""
-        alpha_HW, icc = cover_of(self.source, self.page)
+        alpha_HW, icc = self.cover or cover_of(self.source, self.page)
         is_kept = self.image_HWC is not None and self.image_HWC.dtype == np.uint8
         return alpha_HW, icc if is_kept and icc is not None and icc[16:20] == b"RGB " else None
 
@@ -172,14 +172,11 @@ class Prediction:
         """Give the objects as CSV, a line each below a line of names."""
         rows = [one.as_row() for one in self._objects]
         names = list(rows[0]) if rows else [*_COLUMNS, "mean_probability"]
-        text = io.StringIO()
         made: dict[str, object] = {"model": self.bundle_id, "threshold": self.threshold}
         if found := self.quality:
             made |= {"expected_dice": round(found.expected_dice, 4), "quality": found.flag}
-        writer = csv.DictWriter(text, ["image", *names, *made], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"image": cell(self.name), **row, **made} for row in rows)
-        return text.getvalue()
+        whole = ({"image": self.name, **row, **made} for row in rows)
+        return csv_text(whole, ["image", *names, *made])
 
     @property
     def facts(self) -> dict[str, object]:

@@ -123,7 +123,7 @@ def _download(url: str, name: str, sha256: str, progress: Progress) -> Path:
                 raise
             reason = str(error)
     raise DataError(
-        f"the weights {name} are not at hand ({reason}): fetch {url} on a machine with a network "
+        f"the weights {name} can't be had ({reason}): fetch {url} on a machine with a network "
         f"and put it at {path}"
     )
 

@@ -16,7 +16,13 @@ from binseg.data.dataset import SPLITS, Dataset, spread
 from binseg.data.samples import read_sample
 from binseg.datacheck import CHECKS, Look, examine, foreground_share, ranked, take_in
 from binseg.datacheck.checks import make_finding
-from binseg.datacheck.contradictions import SUSPICIOUS, Contradiction, Contradictions
+from binseg.datacheck.contradictions import (
+    SUSPICIOUS,
+    Compared,
+    Contradiction,
+    compare_mask,
+    rank_masks,
+)
 from binseg.datacheck.looks import look_at_all, looks_as_dict
 from binseg.errors import ImageError
 from binseg.imageio import read_image, read_pixel_size, write_image
@@ -158,22 +164,24 @@ def contradictions(
     if missing := len(ids - set(of_image)):
         progress.say(f"{missing} images are of no fold, and aren't compared with a model")
     records = [one for one in dataset.with_truth().records if one.id in of_image]
-    found = Contradictions()
+    found: list[Compared] = []
     for record in track(records, progress=progress, label="comparing", total=len(records)):
         with suppress(ImageError):  # another finding says so
             sample = read_sample(record, dataset.rule)
             assert sample.mask_HW is not None
             made = of_image[record.id].predict(sample.image_HWC)
             expected = float(expected_dice(signs(made.probability, made.mask)[None], ())[0])
-            found.add(
-                record.id,
-                probability_HW=made.probability,
-                model_HW=made.mask,
-                mask_HW=sample.mask_HW,
-                valid_HW=sample.valid_HW,
-                expected_dice=made.quality.expected_dice if made.quality else expected,
+            found.append(
+                compare_mask(
+                    record.id,
+                    probability_HW=made.probability,
+                    model_HW=made.mask,
+                    mask_HW=sample.mask_HW,
+                    valid_HW=sample.valid_HW,
+                    expected_dice=made.quality.expected_dice if made.quality else expected,
+                )
             )
-    return found.ranked(), of_image
+    return rank_masks(found), of_image
 
 
 def _suspicion(one: Contradiction, num: int, place: int) -> str:

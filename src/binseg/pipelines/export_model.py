@@ -111,7 +111,7 @@ def _validation(
         # One whole image in memory at a time: they may be large.
         pairs = [_middle_of(read_sample(one, dataset.rule)) for one in chosen]
     except BinsegError as problem:
-        progress.say(f"the run's data is not at hand ({problem}): proven without truth")
+        progress.say(f"the run's data can't be read ({problem}): proven without masks")
         return [], []
     images, truths = [], []
     for image_HWC, truth_HW in pairs:

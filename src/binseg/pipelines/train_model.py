@@ -203,7 +203,7 @@ def _look_for_faults(
         findings = tuple(one for one in findings if one.code != "narrow-range")
     for finding in findings:
         names = f" ({name_some(finding.ids)})" if finding.ids else ""
-        advice = f"; {finding.advice}" if finding.code == "narrow-range" else ""
+        advice = f"; {finding.advice}" if finding.code in ("narrow-range", "hidden-steps") else ""
         progress.say(f"{finding.text}{names}{advice}")
     # Copies that a split of our own could not keep together, or a published one has, are said only.
     is_drawn = is_drawn or SOURCES[dataset.kind].is_published

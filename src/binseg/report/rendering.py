@@ -4,7 +4,6 @@ Here are those of a data set's check and of a run of predictions.
 """
 
 import base64
-import csv
 import io
 import unicodedata
 from collections import Counter, defaultdict
@@ -21,7 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from binseg.report.overlay import AnyImage, Mask, for_display, overlay
-from binseg.storage import write_text
+from binseg.storage import csv_text, write_text
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding
 
@@ -182,10 +181,6 @@ def write_predictions_page(folder: Path, entries: Sequence[Entry], *, model: str
         tones={"unlike the training data": "error", "look": "warning"},
     )
     write_text(folder / "report.html", page)
-    text = io.StringIO()
     names = [name for name in Entry.__dataclass_fields__ if name != "thumb"]
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(vars(one) for one in entries)
-    write_text(folder / "summary.csv", text.getvalue())
+    write_text(folder / "summary.csv", csv_text(map(vars, entries), names))
     return folder / "report.html"

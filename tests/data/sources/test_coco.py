@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from binseg.config.recipe import DataConfig
 from binseg.data import Dataset, open_dataset, read_sample
@@ -14,6 +15,7 @@ from binseg.data.samples import rasterise
 from binseg.data.sources.annotations import rings_of_runs
 from binseg.data.sources.coco import runs_of_text
 from binseg.errors import DataError
+from binseg.imageio.decoding import turn
 from binseg.types import Shape
 
 Save = Callable[..., Path]
@@ -240,3 +242,77 @@ def test_numbers_and_names_no_file_has_are_one_line(write: Callable[..., Path]) 
     path.write_text(whole.replace("a.png", "a" * 300 + ".png", 1), "utf-8")
     with pytest.raises(DataError, match="a name of 304 letters"):
         open_dataset(DataConfig(path=str(path), kind="coco"))
+
+
+def blob(number: int) -> tuple[np.ndarray, list[float]]:
+    """A disc that is not in the middle, and its outline."""
+    turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    x, y, radius = 18 + 2 * number, 14 + number, 9
+    ring = np.stack([x + radius * np.cos(turns), y + radius * np.sin(turns)], axis=1)
+    rows, columns = np.mgrid[:40, :60] + 0.5
+    return np.hypot(columns - x, rows - y) < radius, ring.ravel().tolist()
+
+
+def blobs(root: Path, *, names: str = "{}.png", sizes: bool = True) -> list[np.ndarray]:
+    """Write annotations of five such images."""
+    size = {"height": 40, "width": 60} if sizes else {}
+    numbers = range(5)
+    content = {
+        "images": [{"id": n, "file_name": names.format(n), **size} for n in numbers],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "segmentation": [blob(n)[1]]}
+            for n in numbers
+        ],
+        "categories": [{"id": 1, "name": "disc"}],
+    }
+    (root / "coco.json").write_text(json.dumps(content))
+    return [blob(n)[0] for n in numbers]
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_outlines_follow_their_turned_images(
+    tmp_path: Path, orientation: int, *, is_stored: bool
+) -> None:
+    """The stated size, or edges, tell whether outlines were drawn before EXIF turned the image."""
+    random, exif = np.random.default_rng(0), Image.Exif()
+    exif[0x0112] = orientation
+    truths = blobs(tmp_path)
+    back = {3: 3, 6: 8, 8: 6}[orientation]
+    for number, truth in enumerate(truths):
+        pixels = (90 + 60 * truth + random.normal(0, 5, truth.shape)).clip(0, 255)
+        stored = pixels.astype(np.uint8) if is_stored else turn(pixels.astype(np.uint8), back)
+        Image.fromarray(stored).save(tmp_path / f"{number}.png", exif=exif)
+    data = open_dataset(DataConfig(path=str(tmp_path)))
+    way = "turned like their images" if is_stored else "lie on the images as they are seen"
+    assert any(way in note for note in data.notes)
+    for record, truth in zip(data.records, truths, strict=True):
+        expected = turn(truth, orientation) if is_stored else truth
+        mask = read_sample(record, data.rule).mask_HW
+        assert mask is not None
+        assert (mask != expected).sum() < 0.04 * truth.sum()
+
+
+@pytest.mark.parametrize(("factor", "told"), [(0.5, "reach to"), (2, "in the upper left")])
+def test_images_resized_since_they_were_drawn_are_told(
+    save: Save, tmp_path: Path, factor: float, told: str
+) -> None:
+    """Without stated sizes smaller images are refused, and larger ones said."""
+    blobs(tmp_path, sizes=False)
+    for number in range(5):
+        save(tmp_path / f"{number}.png", np.zeros((int(40 * factor), int(60 * factor)), np.uint8))
+    if factor < 1:
+        with pytest.raises(DataError, match=told):
+            open_dataset(DataConfig(path=str(tmp_path)))
+    else:
+        notes = open_dataset(DataConfig(path=str(tmp_path))).notes
+        assert any(told in note for note in notes)
+
+
+def test_names_as_windows_writes_them(save: Save, tmp_path: Path) -> None:
+    """Backslashes part folders."""
+    blobs(tmp_path, names="images\\{}.png")
+    for number in range(5):
+        save(tmp_path / "images" / f"{number}.png", np.zeros((40, 60), np.uint8))
+    data = open_dataset(DataConfig(path=str(tmp_path)))
+    assert [one.id for one in data.records] == [f"images/{number}" for number in range(5)]

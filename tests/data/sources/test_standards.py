@@ -223,3 +223,80 @@ def test_overlapping_parts_are_united(tmp_path: Path) -> None:
     theirs = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, *SIZE))) > 0
     assert (ours & theirs).sum() / (ours | theirs).sum() > 0.97
     assert ours[22, 29]
+
+
+@pytest.mark.parametrize("size", [SIZE, (60, 60)])
+@pytest.mark.parametrize("order", ["F", "C"])
+def test_run_lengths_go_as_their_outlines_tell(
+    tmp_path: Path, size: tuple[int, int], order: str
+) -> None:
+    """Some contests count along rows, others down columns: the objects' edges say which."""
+    random, rows, truths = np.random.default_rng(0), ["ImageId,EncodedPixels"], []
+    for number in range(4):
+        y, x = np.mgrid[: size[0], : size[1]]
+        truth = np.hypot(y - 14, x - 26 - 3 * number) < 8 + number
+        pixels = (100 + 60 * truth + random.normal(0, 8, size)).clip(0, 255).astype(np.uint8)
+        save(tmp_path / f"{number}.png", pixels)
+        rows.append(f"{number}.png,{runs_of(truth if order == 'F' else truth.T)}")
+        truths.append(truth)
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    data = opened(tmp_path)
+    for index, truth in enumerate(truths):
+        np.testing.assert_array_equal(mask(data, index), truth)
+    way = "along the rows" if order == "C" else "down the columns"
+    assert any(f"run lengths go {way}" in note for note in data.notes)
+
+
+def test_cvats_segmentation_masks_name_their_colours(tmp_path: Path) -> None:
+    """`labelmap.txt` says which colour is which class, so that one can be chosen by name."""
+    colours_HW3 = np.where(DISC[..., None], (250, 50, 83), 0).astype(np.uint8)
+    colours_HW3[:3] = (10, 200, 30)
+    for name in ("a", "b"):
+        save(tmp_path / "JPEGImages" / f"{name}.jpg")
+        save(tmp_path / "SegmentationClass" / f"{name}.png", colours_HW3)
+    lines = ["# label:color_rgb:parts:actions", "background:0,0,0::", "disc:250,50,83::"]
+    (tmp_path / "labelmap.txt").write_text("\n".join([*lines, "rim:10,200,30::"]))
+    np.testing.assert_array_equal(mask(opened(tmp_path, labels=["disc"])), DISC)
+    assert mask(opened(tmp_path)).sum() == (colours_HW3.max(axis=2) > 0).sum()
+    with pytest.raises(DataError, match=r"names dust; there are disc, rim"):
+        opened(tmp_path, labels=["dust"])
+
+
+def test_boxes_among_yolos_segments_are_said(tmp_path: Path) -> None:
+    """Oriented boxes are written like segments of four corners."""
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [cell]")
+    save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 .1 .1 .5 .1 .5 .9 .1 .9\n")
+    assert any("four corners" in note for note in opened(tmp_path).notes)
+
+
+def test_yolos_lists_name_images_that_are_there(tmp_path: Path) -> None:
+    """An image of a list that isn't there is an error: it would be missing without a word."""
+    (tmp_path / "data.yaml").write_text("train: train.txt\nval: val.txt\nnames: [cell]")
+    for name in ("train", "val"):
+        save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"{name}.png\n")
+    (tmp_path / "val.txt").write_text("val.png\n/home/other/c.png\n")
+    with pytest.raises(DataError, match=r"val\.txt: 1 of its images are not there: /home/other/c"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (128, 0, 0)])
+def test_masks_in_vocs_folders_need_not_be_vocs(tmp_path: Path, colour: tuple[int, ...]) -> None:
+    """Without a palette or names the values mean what they mean in any folder."""
+    save(tmp_path / "JPEGImages" / "a.jpg")
+    pixels = np.where(DISC[..., None], colour, 0).astype(np.uint8)
+    save(tmp_path / "SegmentationClass" / "a.png", pixels)
+    np.testing.assert_array_equal(mask(opened(tmp_path)), DISC)
+
+
+def test_nnunets_regions_are_several_values(tmp_path: Path) -> None:
+    """A region is chosen by name, and stands for all its values."""
+    save(tmp_path / "imagesTr" / "a_0000.png", np.zeros(SIZE, np.uint8))
+    labels_HW = DISC * np.where(np.arange(SIZE[1]) < 30, 1, 2)
+    save(tmp_path / "labelsTr" / "a.png", labels_HW.astype(np.uint8))
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    np.testing.assert_array_equal(mask(opened(tmp_path, labels=["whole"])), DISC)
+    np.testing.assert_array_equal(mask(opened(tmp_path, labels=["core"])), labels_HW == 2)

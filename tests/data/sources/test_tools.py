@@ -261,15 +261,17 @@ def test_qupath_polygons(photo: Photo, tmp_path: Path) -> None:
     feature = {
         "type": "Feature",
         "geometry": geometry,
-        "properties": {"classification": {"name": "Tumor"}},
+        "properties": {"classification": {"names": ["Tumor", "deep"]}},
     }
     (tmp_path / "slide.geojson").write_text(
         json.dumps({"type": "FeatureCollection", "features": [feature]})
     )
+    assert mask(opened(tmp_path)).sum() == 400 - 16 + 30
+    (tmp_path / "slide.geojson").write_text(json.dumps(feature))
     data = opened(tmp_path)
     assert data.kind == "qupath"
     assert mask(data).sum() == 400 - 16 + 30
-    assert any("all labels (Tumor)" in note for note in data.notes)
+    assert any("all labels (Tumor: deep)" in note for note in data.notes)
 
 
 def test_scaled_coordinates_are_refused(photo: Photo, tmp_path: Path) -> None:
@@ -302,6 +304,11 @@ def test_outlines_that_miss_their_image_are_refused(photo: Photo, tmp_path: Path
         ("a.xml", "<annotations><track id='0'>", "CVAT's tracks.*CVAT for images 1.1"),
         ("a.json", '{"annotations": [{"segments_info": []}]}', "panoptic.*export instances"),
         ("a.ndjson", '{"data_row": {}}', "Labelbox's rows.*COCO"),
+        ("a.json", '[{"label": [{"polygonlabels": ["a"]}]}]', "JSON-MIN: export JSON"),
+        ("a.csv", "filename,region_shape_attributes", "VIA's table.*as JSON"),
+        ("a.txt", "0 .1 .1 .2 .2 .3 .3 .4 .4", "YOLO's segments.*data.yaml"),
+        ("a.roi", "Iout", "ImageJ's regions: save masks"),
+        ("a.npz", "PK", r"NumPy's archives.*\.npy"),
     ],
 )
 def test_annotations_that_are_not_read_are_named(
@@ -326,3 +333,38 @@ def test_images_without_an_annotation(photo: Photo, tmp_path: Path) -> None:
     assert [int(mask(both, index).sum() > 0) for index in (0, 1)] == [1, 0]
     with pytest.raises(DataError, match=r"1 image without annotation \(b\.jpg\)"):
         opened(tmp_path, missing="refuse")
+
+
+def test_turned_boxes_and_ellipses(photo: Photo, tmp_path: Path) -> None:
+    """CVAT turns around the middle, Label Studio a box around its corner, both clockwise."""
+    photo()
+    write_cvat(tmp_path, '<box label="a" xtl="20" ytl="22" xbr="40" ybr="26" rotation="90"/>')
+    upright = np.zeros(SIZE, bool)
+    upright[14:34, 28:32] = True
+    np.testing.assert_array_equal(mask(opened(tmp_path)), upright)
+    write_cvat(tmp_path, '<ellipse label="a" cx="30" cy="24" rx="15" ry="4" rotation="90"/>')
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    ellipse = ((x - 30) / 4) ** 2 + ((y - 24) / 15) ** 2 < 1
+    assert (mask(opened(tmp_path)) ^ ellipse).sum() < 0.03 * ellipse.sum()
+    (tmp_path / "annotations.xml").unlink()
+    value = {"x": 50, "y": 25, "width": 25, "height": 12.5, "rotation": 90}
+    size = {"original_height": SIZE[0], "original_width": SIZE[1]}
+    result = {"type": "rectanglelabels", "value": value, "from_name": "a", "to_name": "b", **size}
+    (tmp_path / "a.json").write_text(
+        json.dumps([{"data": {"image": "a.jpg"}, "annotations": [{"result": [result]}] * 2}])
+    )
+    data = opened(tmp_path)
+    box = np.zeros(SIZE, bool)
+    box[12:28, 26:32] = True
+    np.testing.assert_array_equal(mask(data), box)
+    assert any("1 earlier annotation of the same image" in note for note in data.notes)
+
+
+def test_what_is_left_out_of_an_export_is_said(photo: Photo, tmp_path: Path) -> None:
+    """Lines, points and cuboids are counted, whatever tool they come from."""
+    photo()
+    other = '<polyline label="a" points="1,1;2,2"/><cuboid label="a"/><cuboid label="a"/>'
+    write_cvat(tmp_path, cvat(CONTOUR) + other)
+    assert any("left out: 2 cuboid, 1 polyline" in note for note in opened(tmp_path).notes)
+    with pytest.raises(DataError, match=r"choose outlines by data\.labels"):
+        opened(tmp_path, foreground=[1])

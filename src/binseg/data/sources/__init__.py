@@ -3,6 +3,7 @@
 A new kind is a row of `SOURCES`: its name, how it is recognised, and the function that reads it.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.samples import find_stored_poses, looks_inverted, notes_on_images
 from binseg.data.sources import tools
-from binseg.data.sources.annotations import Annotated, read_outlines
+from binseg.data.sources.annotations import Annotated, extent_note, read_outlines
 from binseg.data.sources.coco import MARKS, find_coco, read_coco
 from binseg.data.sources.folder import find_folder, nothing_found, read_folder, read_patterns
 from binseg.data.sources.labelled import find_labelled, read_labelled
@@ -39,9 +40,11 @@ from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_sy
 from binseg.errors import DataError, ImageError, UsageError
 from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress
+from binseg.storage import read_bytes
 from binseg.types import Record
 
 NUM_SWAPPED = 4  # Images that tell whether they are the masks
+HEAD = 1 << 20  # Bytes of a file that tell what it holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,13 +169,19 @@ SOURCES: Mapping[str, Source] = {
 """Every kind of dataset by its name in `data.kind`; what is more special is looked for first."""
 
 
-NOT_READ: Mapping[str, str] = {
-    "<bndbox>": "Pascal VOC's boxes, which are no outlines: export masks or polygons",
-    "<track ": "CVAT's tracks of a video: export `CVAT for images 1.1` or COCO",
-    '"segments_info"': "COCO's panoptic lists: export instances with polygons or run lengths",
-    '"data_row"': "Labelbox's rows: export COCO, or masks as PNG",
-}
-"""Annotations that aren't read, by words in their files, and the export that works."""
+NOT_READ: tuple[tuple[str, bytes, str], ...] = (
+    (".xml", b"<bndbox>", "Pascal VOC's boxes, which are no outlines: export masks or polygons"),
+    (".xml", b"<track ", "CVAT's tracks of a video: export `CVAT for images 1.1` or COCO"),
+    (".json", b'"segments_info"', "COCO's panoptic lists: export instances with polygons"),
+    (".json", b'"[a-z]+labels"', "Label Studio's JSON-MIN: export JSON"),
+    (".ndjson", b'"data_row"', "Labelbox's rows: export COCO, or masks as PNG"),
+    (".csv", b"region_shape_attributes", "VIA's table: export annotations as JSON"),
+    (".txt", rb"\A\d+( [-.\d]+){6}", "YOLO's segments, to which belongs a data.yaml with the keys "
+     "names, train and val"),
+    (".roi", b"^Iout", "ImageJ's regions: save masks, by Edit > Selection > Create Mask"),
+    (".npz", b"", "NumPy's archives: save arrays as .npy, images and masks in folders"),
+)  # fmt: skip
+"""Annotations that aren't read, by ending and pattern, and the export that works."""
 
 
 def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
@@ -212,8 +221,8 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     num = counted(len(records), "image", "images")
     taken = f"{config.path}: taken as {kind}, {num}"
     notes = [taken, *findings.notes, f"masks: {rule.describe()}"]
-    inverted = looks_inverted(records, rule)
-    notes += filter(None, (grouped, posed, inverted, *notes_on_images(records)))
+    inverted, enlarged = looks_inverted(records, rule), extent_note(records)
+    notes += filter(None, (grouped, posed, inverted, enlarged, *notes_on_images(records)))
     if config.border != "foreground" and rule.border is None:
         notes.append(f"data.border: {config.border} changes nothing: there is no border class")
     for note in notes:
@@ -239,9 +248,9 @@ def _by_names(config: DataConfig, findings: Findings) -> DataConfig:
         if unknown := [name for name in config.labels if name not in findings.classes]:
             there = ", ".join(findings.classes) or "no names here; data.foreground takes values"
             raise DataError(f"data.labels names {name_some(unknown)}; there are {there}")
-        changes["foreground"] = [findings.classes[name] for name in config.labels]
+        changes["foreground"] = sorted({v for one in config.labels for v in findings.classes[one]})
     elif findings.classes and config.foreground is None and config.threshold is None:
-        changes["foreground"] = sorted(findings.classes.values())
+        changes["foreground"] = sorted({v for some in findings.classes.values() for v in some})
     if findings.ignore and config.ignore is None:
         changes["ignore"] = sorted(findings.ignore)
     return config.model_copy(update=changes)
@@ -285,9 +294,9 @@ def _kind_of(root: Path) -> str:
     if found is None:
         others = [source.about for name, source in kinds.items() if name != "folder"]
         told = nothing_found(root)
-        files = find_files(root, ".xml", ".json", ".ndjson")[:1]
-        for word, what in NOT_READ.items():
-            if any(holds(file, word) for file in files):
-                raise DataError(f"{root}: {files[0].name} isn't read: it holds {what}")
+        for ending, pattern, what in NOT_READ:
+            for file in find_files(root, ending)[:1]:
+                if re.search(pattern, read_bytes(file)[:HEAD]):
+                    raise DataError(f"{root}: {file.name} isn't read: it holds {what}")
         raise DataError(told if told.endswith("?") else f"{told}, {', '.join(others)}")
     return found

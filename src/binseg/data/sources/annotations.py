@@ -3,8 +3,9 @@
 import base64
 import io
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +16,20 @@ from jaxtyping import Bool
 from PIL.PngImagePlugin import PngImageFile
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import counted, name_some
-from binseg.data.sources.listing import Findings, inside, list_folder, size_problem
+from binseg.data.dataset import counted, name_some, spread
+from binseg.data.sources.listing import Findings, inside, list_folder, posix
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, probe
+from binseg.imageio.decoding import swaps_sides
 from binseg.types import Record, Ring, Shape, Split
 
-IGNORED, BACKGROUND = {"__ignore__", "ignore", "ignored"}, {"_background_", "background"}
+IGNORED, BACKGROUND = {"__ignore__", "ignore", "ignored", "ignore*"}, {"_background_", "background"}
 """Labels of tools for what doesn't count, and for what is no object."""
 MAX_PIXELS = 1 << 30
 MOST_SCALED = 1.5  # Outlines whose coordinates all stay below were scaled to 0..1
+MOST_BEYOND = 1.25  # Share of an image's sides that outlines drawn by hand may reach to
+MOST_CORNERED, NUM_LOOKED, LEAST_LOOKED = 0.6, 64, 5
+"""Share of the sides in which all outlines lie if images were enlarged; images looked at for it."""
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before an uploaded file's name
 
 
@@ -37,6 +42,7 @@ class Annotated:
     size: tuple[object, object] = (None, None)
     split: Split | None = None
     path: Path | None = None
+    left_out: tuple[str, ...] = ()  # Kinds of what is no area
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class FolderImages:
 
     def find(self, name: str) -> Path:
         """Give an image's path; a `ValueError` says why there is none."""
-        folder = self.folder
+        folder, name = self.folder, posix(name)
         for place in (folder, folder / "images", folder.parent / "images", folder.parent):
             path = inside(place, name) if name else None
             if path is not None and path.is_file():
@@ -87,24 +93,37 @@ def read_outlines(
     files: Iterable[Path],
     path: Path,
     config: DataConfig,
+    *,
+    noun: str = "annotation",
 ) -> Findings:
-    """Read all files of a tool, and tell what is wrong in them together."""
+    """Read all files of a tool, and tell what is wrong in them together; raises DataError."""
     items: list[Annotated] = []
     problems: list[str] = []
+    root = path if path.is_dir() else path.parent
     for file in files:
         try:
             items += parse(file)
         except ValueError as error:
-            problems.append(f"{file.name}: {error}")
-    return findings_of(items, path if path.is_dir() else path.parent, config, problems=problems)
+            problems.append(f"{file.relative_to(root).as_posix()}: {error}")
+    return findings_of(items, root, config, problems=problems, noun=noun)
 
 
 def findings_of(
-    items: Sequence[Annotated], root: Path, config: DataConfig, *, problems: list[str]
+    items: Sequence[Annotated],
+    root: Path,
+    config: DataConfig,
+    *,
+    problems: list[str],
+    noun: str = "annotation",
 ) -> Findings:
     """Make records of a tool's items; images without an entry are left out, and said."""
+    if config.foreground is not None:
+        raise DataError(
+            f"{root}: data.foreground is for values of mask files or COCO categories; choose "
+            "outlines by data.labels"
+        )
     labels, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
-    entry_of = _by_image(items, FolderImages(folder=root, home=root), problems)
+    entry_of, as_stored = _by_image(items, FolderImages(folder=root, home=root), problems)
     refuse(root, problems)
     records = [
         Record(
@@ -112,11 +131,15 @@ def findings_of(
             image_path=path,
             shapes=foreground_of(one.shapes, labels),
             split=one.split,
+            mask_as_stored=path in as_stored,
         )
         for path, one in entry_of.items()
     ]
     alone = [path for path in list_folder(root).images if path not in entry_of]
-    notes = [note, *missing_note(alone, len(records), config, root, noun="annotation")]
+    notes = [note, *missing_note(alone, len(records), config, root, noun=noun)]
+    if kinds := Counter(kind for one in items for kind in one.left_out):
+        told = ", ".join(f"{num} {kind}" for kind, num in sorted(kinds.items()))
+        notes.append(f"left out: {told} (areas are filled; of several annotations the last one)")
     records += taken_for_empty(alone, config, root)
     # A split for some would refuse the rest, and a folder that is called train alone is none.
     splits = {record.split for record in records}
@@ -141,19 +164,25 @@ def empty_note(records: Sequence[Record]) -> list[str]:
 
 def _by_image(
     items: Iterable[Annotated], images: FolderImages, problems: list[str]
-) -> dict[Path, Annotated]:
-    """Find the image of each entry, and join the entries of one; problems are added."""
+) -> tuple[dict[Path, Annotated], set[Path]]:
+    """Find the image of each entry, and join the entries of one; problems are added.
+
+    Gives also the images whose outlines were drawn before EXIF turned them.
+    """
     entry_of: dict[Path, Annotated] = {}
+    as_stored: set[Path] = set()
     for one in items:
         try:
             path = one.path or images.find_loosely(one.name)
         except ValueError as error:
             problems.append(f"image {one.name} {error}")
             continue
-        problems += filter(None, [size_problem(path, *one.size), place_problem(path, one.shapes)])
+        wrong, is_stored = check_outlines(path, one.shapes, one.size)
+        problems += wrong
+        as_stored |= {path} if is_stored else set()
         before = entry_of[path].shapes if path in entry_of else ()
         entry_of[path] = replace(one, shapes=(*before, *one.shapes))
-    return entry_of
+    return entry_of, as_stored
 
 
 def missing_note(
@@ -217,22 +246,58 @@ def is_background(label: str) -> bool:
     return label.lower().split(" ")[-1] in IGNORED | BACKGROUND
 
 
-def place_problem(path: Path, shapes: Iterable[Shape]) -> str | None:
-    """Say that outlines are scaled to 0..1, which would be a single pixel, or lie elsewhere."""
-    corners = [point for one in shapes for ring in one.rings for point in ring]
-    if not corners:
-        return None
-    x, y = np.array(corners).T
-    largest = max(x.max(), y.max())
-    if largest <= MOST_SCALED and (np.rint(corners) != corners).any():
-        return f"{path.name}: its outlines go from 0 to {largest:g}; give coordinates in pixels"
+def check_outlines(
+    image: Path, shapes: Iterable[Shape], *sizes: tuple[object, object]
+) -> tuple[list[str], bool]:
+    """Say what is wrong with outlines, for an image of these heights and widths, if they are said.
+
+    Gives also whether they were drawn on the pixels as stored, which EXIF lays on their side.
+    """
     try:
-        info = probe(path)
+        info = probe(image)
     except ImageError:
-        return None  # reading the image will say what is wrong with it
-    if ((x >= 0) & (x <= info.width) & (y >= 0) & (y <= info.height)).any():
+        return [], False  # reading the image will say what is wrong with it
+    size = seen = (info.height, info.width)
+    stated = [one for one in sizes if None not in one]  # lists: a file may hold anything
+    if is_stored := swaps_sides(info.orientation) and seen not in stated and seen[::-1] in stated:
+        size = seen[::-1]
+    told = f"{image.name} is {seen[0]}x{seen[1]}"
+    wrong = [f"{told}, its outlines are for {h}x{w}" for h, w in stated if (h, w) != size]
+    corners_N2 = np.array([xy for one in shapes for ring in one.rings for xy in ring])
+    if not len(corners_N2):
+        return wrong, is_stored
+    largest, ends = corners_N2.max(), np.array(size[::-1])
+    if largest <= MOST_SCALED and (np.rint(corners_N2) != corners_N2).any():
+        scaled = f"its outlines go from 0 to {largest:g}; give coordinates in pixels"
+        wrong.append(f"{image.name}: {scaled}")
+    elif not ((corners_N2 >= 0) & (corners_N2 <= ends)).all(axis=1).any():
+        wrong.append(f"{told}, and no corner of its outlines lies in it")
+    elif (
+        not wrong and (corners_N2 > MOST_BEYOND * ends).any() and not swaps_sides(info.orientation)
+    ):
+        x, y = corners_N2.max(axis=0)
+        wrong.append(
+            f"{told}, its outlines reach to {y:.0f}x{x:.0f}: were they drawn at that size?"
+        )
+    return wrong, is_stored
+
+
+def extent_note(records: Sequence[Record]) -> str | None:
+    """Say that all outlines lie in the upper left, as where images were enlarged since."""
+    ends: list[np.ndarray] = []
+    for record in spread([one for one in records if one.shapes], NUM_LOOKED):
+        corners = [xy for one in record.shapes or () for ring in one.rings for xy in ring]
+        with suppress(ImageError, ValueError):
+            height, width = size_of(record.image_path)
+            corners_N2 = np.array(corners) / (width, height)
+            ends.append(np.stack([corners_N2.min(axis=0), corners_N2.max(axis=0)]))
+    if len(ends) < LEAST_LOOKED:
         return None
-    return f"{path.name} is {info.height}x{info.width}, and no corner of its outlines lies in it"
+    low, high = np.min(ends, axis=(0, 1)), np.max(ends, axis=(0, 1))
+    if (high > MOST_CORNERED).any() or (low + high > 1.25 * MOST_CORNERED).any():
+        return None
+    told = f"all outlines lie in the upper left {high[1]:.0%} x {high[0]:.0%} of their images"
+    return f"{told}: were the images enlarged since they were drawn?"
 
 
 def shape_of(

@@ -10,10 +10,10 @@ from binseg.config.recipe import DataConfig
 from binseg.data.dataset import SPLITS, name_some
 from binseg.data.sources.annotations import (
     FolderImages,
+    check_outlines,
     empty_note,
     is_background,
     parts_of,
-    place_problem,
     refuse,
     rings_of_runs,
 )
@@ -22,9 +22,9 @@ from binseg.data.sources.listing import (
     Findings,
     holds,
     list_folder,
+    posix,
     read_json,
     ring_of,
-    size_problem,
     subfolders,
 )
 from binseg.errors import DataError
@@ -95,12 +95,13 @@ def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | Non
             continue
         shapes = tuple(shapes_of.pop(id_, []))
         listed = (image.get("height"), image.get("width"))
-        sizes = [listed, *(size for size in sizes_of[id_] if size != listed)]
-        wrong = [*(size_problem(found, *size) for size in sizes), place_problem(found, shapes)]
-        problems += filter(None, wrong)
-        stem = Path(name).with_suffix("").as_posix()
+        wrong, is_stored = check_outlines(found, shapes, listed, *sizes_of[id_])
+        problems += wrong
+        stem = Path(posix(name)).with_suffix("").as_posix()
         id_ = stem if split is None else f"{split}/{stem}"
-        records.append(Record(id=id_, image_path=found, shapes=shapes, split=split))
+        records.append(
+            Record(id=id_, image_path=found, shapes=shapes, split=split, mask_as_stored=is_stored)
+        )
     if strays := [key for key in shapes_of if key not in known]:
         problems.append(f"annotations for images that are not listed: {name_some(strays)}")
     refuse(file, problems)

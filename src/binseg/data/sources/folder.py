@@ -6,6 +6,7 @@ Images and masks find each other by name, and whatever has no partner is named.
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from os.path import commonprefix
 from pathlib import Path, PurePosixPath
@@ -29,9 +30,11 @@ from binseg.data.sources.listing import Findings, ignored_note, list_folder, rea
 from binseg.data.splits import parse_split
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, STACK_SUFFIXES, probe
+from binseg.imageio.formats import FORMATS
 from binseg.types import Record, Split
 
 MOST_CHANNELS = 16
+NIFTI_SUFFIXES = FORMATS["NIFTI"].suffixes
 _MOST_AGREE = 0.9  # Share of names that must pair when they differ by common parts; others are lost
 
 Pair = tuple[str, Path, tuple[Path, ...]]  # An image's name, its path, and the files of its mask
@@ -150,6 +153,7 @@ def records_of_pair(
 def pages_of(record: Record, page_group: int) -> list[Record]:
     """Give one record for each page of a stack, grouped in blocks; others stay as they are."""
     num_pages, name = _num_pages(record.image_path), record.id
+    _check_axes(record)
     if num_pages == 1:
         return [record]
     return [
@@ -161,6 +165,22 @@ def pages_of(record: Record, page_group: int) -> list[Record]:
         )
         for page in range(num_pages)
     ]
+
+
+def _check_axes(record: Record) -> None:
+    """Refuse a volume and a mask whose headers say that their axes run another way."""
+    ways = dict.fromkeys((record.image_path, *record.further_images, *record.mask_paths), "")
+    for path in ways:
+        if path.suffix.lower() in NIFTI_SUFFIXES:
+            with suppress(ImageError):  # reading it will say what is wrong with it
+                ways[path] = probe(path).axes
+    said = {axes: path for path, axes in ways.items() if axes}
+    if len(said) > 1:
+        told = ", ".join(f"{path.name} ({axes})" for axes, path in said.items())
+        raise DataError(
+            f"{record.image_path}: the axes of volume and mask run in other ways: {told}; save "
+            "both alike, for example by nibabel.as_closest_canonical"
+        )
 
 
 def _num_pages(path: Path) -> int:

@@ -5,12 +5,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, NoReturn
 
-from binseg.data.dataset import name_some
-from binseg.errors import DataError, ImageError
-from binseg.imageio import IMAGE_SUFFIXES, probe
+from binseg.data.dataset import counted, name_some
+from binseg.errors import DataError
+from binseg.imageio import IMAGE_SUFFIXES
 from binseg.storage import read_bytes, read_text
 from binseg.types import Record, Ring
 
@@ -24,7 +24,7 @@ class Findings:
 
     records: tuple[Record, ...]
     notes: tuple[str, ...] = ()
-    classes: Mapping[str, int] = field(default_factory=dict)
+    classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # Values of each
     ignore: frozenset[int] = frozenset()
     is_trimap: bool = False
 
@@ -87,16 +87,26 @@ def ignored_note(files: Iterable[Path], root: Path) -> tuple[str, ...]:
     names = [path.relative_to(root).as_posix() for path in files]
     if not names:
         return ()
-    return (f"ignored {len(names)} files that are not images: {name_some(names)}",)
+    ignored = counted(len(names), "file that is not an image", "files that are not images")
+    return (f"ignored {ignored}: {name_some(names)}",)
 
 
 def inside(folder: Path, name: str) -> Path | None:
     """Give the path of a name that a file here holds; None where it leads out, as by `..`."""
     if max(map(len, os.fsencode(name.strip()).split(b"/"))) > MAX_NAME:
         raise DataError(f"a name of {len(name)} letters ({name[:40]}...) can't be a file's")
-    path = Path(os.path.normpath(folder / name.strip()))
+    path = Path(os.path.normpath(folder / posix(name.strip())))
     home = Path(os.path.abspath(folder))  # noqa: PTH100  (resolve would follow the links)
     return path if Path(os.path.abspath(path)).is_relative_to(home) else None  # noqa: PTH100
+
+
+def posix(name: str) -> str:
+    r"""Write a file's name as here, where a program on Windows wrote it.
+
+    >>> posix(r"images\a.png")
+    'images/a.png'
+    """
+    return PureWindowsPath(name).as_posix() if "\\" in name else name
 
 
 def _is_hidden(name: str) -> bool:
@@ -174,17 +184,3 @@ def ring_of(points: object) -> Ring:
     if not all(isinstance(v, int | float) and math.isfinite(v) for v in flat):
         raise ValueError("holds something that is no number")
     return tuple(zip(map(float, flat[::2]), map(float, flat[1::2]), strict=True))
-
-
-def size_problem(image: Path, height: object, width: object) -> str | None:
-    """Say how an image's size differs from the one its outlines were drawn on, if it does."""
-    if height is None or width is None:
-        return None
-    try:
-        info = probe(image)
-    except ImageError:
-        # Reading the image will say what is wrong with it.
-        return None
-    if (info.height, info.width) == (height, width):
-        return None
-    return f"{image.name} is {info.height}x{info.width}, its outlines are for {height}x{width}"

@@ -4,7 +4,8 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 import yaml
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import SPLITS, name_some
+from binseg.data.dataset import SPLITS, name_some, spread
+from binseg.data.samples import agreed, fits_second
 from binseg.data.sources.annotations import (
     Annotated,
     FolderImages,
@@ -37,16 +39,18 @@ from binseg.data.sources.listing import (
     subfolders,
 )
 from binseg.data.splits import parse_split
-from binseg.errors import DataError
+from binseg.errors import DataError, ImageError
+from binseg.imageio import read_image, read_palette
 from binseg.storage import read_text
-from binseg.types import Record, Ring, Shape, Split
+from binseg.types import Record, Shape, Split
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-VOC_VOID = 255
+VOC_VOID, VOC_VOID_COLOUR = 255, 0xE0E0C0
+LABEL_MAP = "labelmap.txt"  # Of the colours that CVAT's segmentation masks have
 MARGIN = 0.05  # Share of an image by which YOLO's segments may reach past it
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 _IMAGE_COLUMNS = ("imageid", "image_id", "image", "img", "img_id", "filename", "file_name", "id")
@@ -83,7 +87,11 @@ def read_yolo(found: tuple[Path, dict[str, Any]], _: Path, config: DataConfig) -
                 problems.append(f"{image.name}: {error}")
                 continue
             items.append(Annotated(name=image.name, path=image, shapes=shapes, split=split))
-    return findings_of(items, home, config, problems=problems)
+    findings = findings_of(items, home, config, problems=problems)
+    if {len(one.rings[0]) for item in items for one in item.shapes} != {4}:
+        return findings
+    note = "all segments have four corners: if they are boxes (OBB), the masks are boxes"
+    return replace(findings, notes=(*findings.notes, note))
 
 
 def _yolo_images(home: Path, content: Mapping[str, Any], split: Split) -> Iterator[Path]:
@@ -101,9 +109,12 @@ def _yolo_images(home: Path, content: Mapping[str, Any], split: Split) -> Iterat
         if place.is_dir():
             yield from list_folder(place).images
         else:
-            for name in read_lines(place):
-                if (image := inside(home, name)) is not None and image.is_file():
-                    yield image
+            listed = [(name, inside(home, name)) for name in read_lines(place)]
+            if lost := [name for name, image in listed if image is None or not image.is_file()]:
+                raise DataError(
+                    f"{place}: {len(lost)} of its images are not there: {name_some(lost)}"
+                )
+            yield from (image for _, image in listed if image is not None)
 
 
 def _segments(image: Path, names: Mapping[str, str]) -> tuple[Shape, ...]:
@@ -151,7 +162,15 @@ def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
     """Read Pascal VOC's layout: the lists in `ImageSets/` are the split, 255 doesn't count."""
     home, masks = found
     file = home / "class_names.txt"
-    names = read_lines(file) if file.is_file() else ["_background_", *VOC_CLASSES]
+    found_masks = _by_stem(masks)
+    classes: dict[str, tuple[int, ...]] = {}
+    ignore = frozenset[int]()
+    if (home / LABEL_MAP).is_file():
+        classes, ignore = _colours_of(home / LABEL_MAP), frozenset({VOC_VOID_COLOUR})
+    elif file.is_file() or _has_palette(next(iter(found_masks.values()))[0]):
+        names = read_lines(file) if file.is_file() else ["_background_", *VOC_CLASSES]
+        classes = {name: (index,) for index, name in enumerate(names) if index}
+        ignore = frozenset({VOC_VOID})
     split_lists: dict[str, Split] = {}
     lists = [home / "ImageSets" / "Segmentation", home / "ImageSets"]
     folder = next((one for one in lists if one.is_dir()), None)
@@ -160,13 +179,33 @@ def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
             split_lists |= dict.fromkeys((line.split()[0] for line in read_lines(one)), split)
     return _paired(
         _by_stem(home / "JPEGImages"),
-        _by_stem(masks),
+        found_masks,
         home,
         config,
-        classes={name: index for index, name in enumerate(names) if index},
-        ignore=frozenset({VOC_VOID}),
+        classes=classes,
+        ignore=ignore,
         split_of_name=split_lists,
     )
+
+
+def _has_palette(path: Path) -> bool:
+    with suppress(ImageError):  # the scan of all masks names it
+        return read_palette(path) is not None
+    return False
+
+
+def _colours_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """Read the colours (0xRRGGBB) of CVAT's classes but black, from lines `name:r,g,b::`."""
+    colours: dict[str, int] = {}
+    for line in read_lines(file):
+        name, _, rest = line.partition(":")
+        if not line.startswith("#"):
+            try:
+                red, green, blue = map(int, rest.partition(":")[0].split(","))
+            except ValueError:
+                raise DataError(f"{file}: {line!r} is no name:red,green,blue") from None
+            colours[name] = red << 16 | green << 8 | blue
+    return {name: (colour,) for name, colour in colours.items() if colour}
 
 
 def _by_stem(folder: Path) -> dict[str, tuple[Path, ...]]:
@@ -179,7 +218,7 @@ def _paired(
     home: Path,
     config: DataConfig,
     *,
-    classes: Mapping[str, int],
+    classes: Mapping[str, tuple[int, ...]],
     ignore: frozenset[int],
     split_of_name: Mapping[str, Split],
 ) -> Findings:
@@ -225,19 +264,20 @@ def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
         )
     images, num_channels = _channels_of(home)
     content = read_json(home / "dataset.json") if (home / "dataset.json").is_file() else {}
-    values: dict[str, int] = {}
+    values: dict[str, tuple[int, ...]] = {}
     for key, value in mapping(content.get("labels")).items():
-        # Numbers by name, as version 2 has them, or names by number.
-        name, number = (str(value), key) if str(key).isdecimal() else (key, value)
-        if isinstance(number, int) or str(number).isdecimal():
-            values[name] = int(str(number))
+        # Numbers by name, as version 2 has them (of regions several), or names by number.
+        name, given = (str(value), key) if str(key).isdecimal() else (key, value)
+        numbers = [str(one) for one in (given if isinstance(given, list) else [given])]
+        if all(one.isdecimal() for one in numbers):
+            values[name] = tuple(map(int, numbers))
     found = _paired(
         images,
         _by_stem(home / "labelsTr"),
         home,
         config,
-        classes={name: value for name, value in values.items() if value and name != "ignore"},
-        ignore=frozenset(value for name, value in values.items() if name == "ignore"),
+        classes={name: some for name, some in values.items() if any(some) and name != "ignore"},
+        ignore=frozenset(values.get("ignore", ())),
         split_of_name={},
     )
     paged = [page for one in found.records for page in pages_of(one, config.page_group)]
@@ -283,10 +323,15 @@ def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
 
 
 MOST_LETTERS = 10_000_000  # Letters of run lengths in one cell
+NUM_LAID = 16  # Images that tell whether runs go along rows or down columns
+SHREDDED = 1.3  # Outlines so many times longer than in the other order are those of shreds
 
 
 def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Findings:
-    """Read a CSV of run lengths: starts (from 1, column by column), lengths; empty is no object."""
+    """Read a CSV of run lengths: starts (from 1) and lengths; an empty cell is no object.
+
+    They go column by column, or row by row where the outlines tell so.
+    """
     file, image_column, runs_column = found
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
     usual = csv.field_size_limit(MOST_LETTERS)
@@ -298,29 +343,70 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
         csv.field_size_limit(usual)  # it is one for the whole process
     root = file.parent
     images = FolderImages(folder=root, home=root)
-    items: list[Annotated] = []
     problems: list[str] = []
+    drawn: dict[Path, list[tuple[list[int], str]]] = {}
     for name, several in runs_of.items():
         try:
             image = images.find_loosely(name)
             height, width = size_of(image)
-            shapes = tuple(
-                Shape(rings=rings, label=label)
+            drawn[image] = [
+                (runs, label)
                 for text, label in several
-                if (rings := _rings_of_text(text, height, width))
-            )
+                if (runs := _runs_of_text(text, height, width))
+            ]
         except ValueError as error:
             problems.append(f"image {name} {error}")
-            continue
-        split = split_of_path(image, root)
-        items.append(Annotated(name=name, path=image, shapes=shapes, split=split))
-    return findings_of(items, root, config, problems=problems)
+    by_rows, num = agreed([_go_along_rows(*one) for one in spread([*drawn.items()], NUM_LAID)])
+    items = [
+        Annotated(
+            name=image.name,
+            path=image,
+            shapes=tuple(_shape_of_runs(image, *one, by_rows=bool(by_rows)) for one in several),
+            split=split_of_path(image, root),
+        )
+        for image, several in drawn.items()
+    ]
+    findings = findings_of(items, root, config, problems=problems)
+    told = f"along the rows, as {num} outlines tell" if by_rows else "down the columns"
+    doubt = " (their outlines don't tell it: look at them)" if by_rows is None else ""
+    return replace(findings, notes=(f"run lengths go {told}{doubt}", *findings.notes))
 
 
-def _rings_of_text(text: str, height: int, width: int) -> tuple[Ring, ...]:
+def _go_along_rows(image: Path, several: Sequence[tuple[list[int], str]]) -> bool | None:
+    """Tell whether run lengths make a better mask row by row than column by column, or neither.
+
+    In another order than they were made in, objects fall into shreds, or lie beside the image's.
+    """
+    if not several:
+        return None
+    try:
+        image_HWC = read_image(image)
+    except ImageError:
+        return None  # reading the sample will name it
+    height, width = image_HWC.shape[:2]
+    flat_P = np.zeros(height * width, np.bool_)
+    for runs, _ in several:
+        flat_P |= np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    down_HW, along_HW = flat_P.reshape(width, height).T, flat_P.reshape(height, width)
+    lengths = [sum(np.diff(one, axis=axis).sum() for axis in (0, 1)) for one in (down_HW, along_HW)]
+    if max(lengths) > SHREDDED * min(lengths):
+        return bool(lengths[1] < lengths[0])
+    return fits_second(image_HWC, down_HW, along_HW)
+
+
+def _shape_of_runs(image: Path, runs: list[int], label: str, *, by_rows: bool) -> Shape:
+    height, width = size_of(image)
+    if not by_rows:
+        return Shape(rings=rings_of_runs(runs, height=height, width=width), label=label)
+    rings = rings_of_runs(runs, height=width, width=height)
+    return Shape(rings=tuple(tuple((x, y) for y, x in ring) for ring in rings), label=label)
+
+
+def _runs_of_text(text: str, height: int, width: int) -> list[int]:
+    """Read starts (from 1) and lengths as lengths of background and foreground in turn."""
     words = text.split()
     if not words or words == ["-1"]:
-        return ()
+        return []
     try:
         numbers = np.array([int(float(word)) for word in words])
         starts, lengths = numbers[::2] - 1, numbers[1::2]
@@ -334,8 +420,7 @@ def _rings_of_text(text: str, height: int, width: int) -> tuple[Ring, ...]:
     if (starts[1:] < ends[:-1]).any():
         raise ValueError("has run lengths that overlap")
     edges = np.stack([starts, ends], axis=1).ravel()
-    runs = np.diff([0, *edges.tolist(), height * width]).tolist()
-    return rings_of_runs(runs, height=height, width=width)
+    return [*np.diff([0, *edges.tolist(), height * width]).tolist()]
 
 
 _NAME = "manifest.csv"

@@ -1,15 +1,16 @@
 """Exports of annotation tools: labelme, CVAT, Label Studio, VIA, Supervisely, V7 and QuPath.
 
 Each function turns a file of its tool into images with outlines in pixels; a `ValueError` says what
-is wrong in it. `annotations.read_outlines` does the rest, but for labelme.
+is wrong in it. `annotations.read_outlines` does the rest.
 """
 
 import base64
 import math
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PureWindowsPath
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from xml.etree import ElementTree as ET
 
@@ -19,16 +20,11 @@ from jaxtyping import UInt8
 from binseg.config.recipe import DataConfig
 from binseg.data.sources.annotations import (
     Annotated,
-    choose_labels,
-    foreground_of,
     mapping,
     mask_of_png,
-    missing_note,
-    place_problem,
-    refuse,
+    read_outlines,
     rings_of_mask,
     shape_of,
-    taken_for_empty,
 )
 from binseg.data.sources.layouts import split_of
 from binseg.data.sources.listing import (
@@ -37,16 +33,16 @@ from binseg.data.sources.listing import (
     ignored_note,
     inside,
     list_folder,
+    posix,
     read_json,
     read_value,
     ring_of,
-    size_problem,
     subfolders,
 )
 from binseg.errors import DataError
 from binseg.imageio import IMAGE_SUFFIXES
 from binseg.storage import read_bytes
-from binseg.types import Record, Ring, Shape
+from binseg.types import Ring, Shape
 
 NUM_CORNERS = 128  # Corners of a polygon for an ellipse: off by less than 0.1 % of its radius
 MAX_XML = 1 << 30
@@ -86,9 +82,12 @@ def _objects(value: object) -> list[Mapping[str, Any]]:
     return [mapping(one) for one in _list(value)]
 
 
-def _shapes(read: Callable[[T], Shape | None], items: Iterable[T]) -> tuple[Shape, ...]:
-    """Read each item; points, lines and tags, for which there is none, have no area."""
-    return tuple(filter(None, map(read, items)))
+def _annotated(read: Callable[[T], Shape | str], items: Iterable[T], **facts: Any) -> Annotated:
+    """Read each item of an image: a shape, or the kind of what is no area."""
+    found = [*map(read, items)]
+    shapes = tuple(one for one in found if isinstance(one, Shape))
+    left_out = tuple(one for one in found if isinstance(one, str))
+    return Annotated(shapes=shapes, left_out=left_out, **facts)
 
 
 def _box(left: float, top: float, width: float, height: float, *, label: str) -> Shape:
@@ -103,6 +102,17 @@ def _ellipse(x: float, y: float, rx: float, ry: float, *, label: str) -> Shape:
     return Shape(rings=(tuple(corners),), label=label)
 
 
+def _turned(shape: Shape, degrees: object, middle: tuple[float, float]) -> Shape:
+    """Turn a shape clockwise around a point."""
+    (angle,) = np.radians(_numbers([degrees or 0]))
+    if not angle:
+        return shape
+    cosine, sine = float(np.cos(angle)), float(np.sin(angle))
+    turn = np.array([[cosine, sine], [-sine, cosine]])
+    rings = [(np.array(ring) - middle) @ turn + middle for ring in shape.rings]
+    return replace(shape, rings=tuple(tuple(map(tuple, ring.tolist())) for ring in rings))
+
+
 def cvat(file: Path) -> Iterator[Annotated]:
     """Read "CVAT for images 1.1": polygons, boxes, ellipses and masks; its subsets are splits."""
     data = read_bytes(file)
@@ -113,24 +123,27 @@ def cvat(file: Path) -> Iterator[Annotated]:
     except ET.ParseError as error:
         raise ValueError(f"is no XML: {error}") from None
     for image in images:
-        yield Annotated(
+        yield _annotated(
+            _cvat_shape,
+            image,
             name=image.get("name", ""),
-            shapes=_shapes(_cvat_shape, image),
             size=(int(image.get("height", 0)) or None, int(image.get("width", 0)) or None),
             split=split_of(image.get("subset", "")),
         )
 
 
-def _cvat_shape(one: ET.Element) -> Shape | None:
+def _cvat_shape(one: ET.Element) -> Shape | str:
     label = one.get("label", "")
     if one.tag == "polygon":
         points = one.get("points", "").split(";")
         return shape_of(_corners(pair.split(",") for pair in points), label)
     if one.tag == "box":
         left, top, right, bottom = _fields(one, "xtl ytl xbr ybr")
-        return _box(left, top, right - left, bottom - top, label=label)
+        box = _box(left, top, right - left, bottom - top, label=label)
+        return _turned(box, one.get("rotation"), ((left + right) / 2, (top + bottom) / 2))
     if one.tag == "ellipse":
-        return _ellipse(*_fields(one, "cx cy rx ry"), label=label)
+        x, y, rx, ry = _fields(one, "cx cy rx ry")
+        return _turned(_ellipse(x, y, rx, ry, label=label), one.get("rotation"), (x, y))
     if one.tag == "mask":
         left, top, width, height = _fields(one, "left top width height")
         runs = [int(run) for run in _numbers(one.get("rle", "").split(","))]
@@ -139,7 +152,7 @@ def _cvat_shape(one: ET.Element) -> Shape | None:
         if flat.size != shape[0] * shape[1]:
             raise ValueError("has run lengths that don't add up to its size")
         return Shape(rings=rings_of_mask(flat.reshape(shape), left=left, top=top), label=label)
-    return None
+    return one.tag
 
 
 def label_studio(file: Path) -> Iterator[Annotated]:
@@ -153,19 +166,22 @@ def label_studio(file: Path) -> Iterator[Annotated]:
         sizes = [(one.get("original_height"), one.get("original_width")) for one in results]
         data = mapping(task.get("data"))
         names = [data[key] for key in ("image", "img", "url") if key in data]
-        yield Annotated(
+        one = _annotated(
+            _label_studio_shape,
+            results,
             name=str(task.get("file_upload") or next(iter(names), "")),
-            shapes=_shapes(_label_studio_shape, results),
             size=next((one for one in sizes if all(one)), (None, None)),
         )
+        earlier = ("earlier annotation of the same image",) * (len(done) - 1)
+        yield replace(one, left_out=(*one.left_out, *earlier))
 
 
-def _label_studio_shape(result: Mapping[str, Any]) -> Shape | None:
+def _label_studio_shape(result: Mapping[str, Any]) -> Shape | str:
     kind, value = str(result.get("type", "")), mapping(result.get("value"))
     label = str((_list(value.get(kind)) or [""])[0])
     height, width = result.get("original_height"), result.get("original_width")
     if not kind.startswith(("polygon", "rectangle", "ellipse", "brush")):
-        return None
+        return kind
     if not isinstance(height, int) or not isinstance(width, int):
         raise ValueError(f"a {kind} without the image's size")  # noqa: TRY004  # the file's fault
     if kind.startswith("polygon"):
@@ -175,12 +191,11 @@ def _label_studio_shape(result: Mapping[str, Any]) -> Shape | None:
         rle = [int(one) for one in _numbers(_list(value.get("rle")))]
         alpha_HW = runs_of_brush(rle).reshape(height, width, 4)[:, :, 3] > 0
         return Shape(rings=rings_of_mask(alpha_HW), label=label)
-    if value.get("rotation"):
-        raise ValueError(f"a turned {kind}; draw it as a polygon")
     is_box = kind.startswith("rect")
     a, b, c, d = _fields(value, "x y width height" if is_box else "x y radiusX radiusY")
-    make = _box if is_box else _ellipse
-    return make(a * width / 100, b * height / 100, c * width / 100, d * height / 100, label=label)
+    x, y, wide, tall = a * width / 100, b * height / 100, c * width / 100, d * height / 100
+    shape = (_box if is_box else _ellipse)(x, y, wide, tall, label=label)
+    return _turned(shape, value.get("rotation"), (x, y))  # a box around its first corner
 
 
 def runs_of_brush(rle: Sequence[int]) -> UInt8[np.ndarray, "N"]:
@@ -212,11 +227,10 @@ def via(file: Path) -> Iterator[Annotated]:
         regions = entry.get("regions")
         each = list(regions.values()) if isinstance(regions, Mapping) else regions
         if "filename" in entry:
-            shapes = _shapes(_via_shape, _objects(each))
-            yield Annotated(name=str(entry["filename"]), shapes=shapes)
+            yield _annotated(_via_shape, _objects(each), name=str(entry["filename"]))
 
 
-def _via_shape(region: Mapping[str, object]) -> Shape | None:
+def _via_shape(region: Mapping[str, object]) -> Shape | str:
     shape = mapping(region.get("shape_attributes"))
     words = [one for one in mapping(region.get("region_attributes")).values() if one]
     label = str(words[0]) if words else ""
@@ -230,9 +244,11 @@ def _via_shape(region: Mapping[str, object]) -> Shape | None:
         case "circle":
             return _ellipse(*_fields(shape, "cx cy r r"), label=label)
         case "ellipse":
-            return _ellipse(*_fields(shape, "cx cy rx ry"), label=label)
-        case _:
-            return None
+            x, y, rx, ry = _fields(shape, "cx cy rx ry")
+            angle = np.degrees(_numbers([shape.get("theta") or 0])[0])
+            return _turned(_ellipse(x, y, rx, ry, label=label), angle, (x, y))
+        case kind:
+            return str(kind)
 
 
 def find_supervisely(path: Path) -> list[Path]:
@@ -254,16 +270,17 @@ def supervisely(file: Path) -> Iterator[Annotated]:
     image = home / "img" / file.stem
     if not image.is_file():
         raise ValueError(f"its image img/{file.stem} is not there")
-    yield Annotated(
+    yield _annotated(
+        _supervisely_shape,
+        _objects(content.get("objects")),
         name=file.stem,
         path=image,
         size=(size.get("height"), size.get("width")),
         split=split_of(home.name),
-        shapes=_shapes(_supervisely_shape, _objects(content.get("objects"))),
     )
 
 
-def _supervisely_shape(one: Mapping[str, Any]) -> Shape | None:
+def _supervisely_shape(one: Mapping[str, Any]) -> Shape | str:
     label, points = str(one.get("classTitle", "")), mapping(one.get("points"))
     outside = _corners(_list(points.get("exterior")))
     match one.get("geometryType"):
@@ -281,8 +298,8 @@ def _supervisely_shape(one: Mapping[str, Any]) -> Shape | None:
             except (ValueError, zlib.error) as error:
                 raise ValueError(f"has an unreadable bitmap ({error})") from None
             return Shape(rings=rings_of_mask(mask_of_png(png), left=left, top=top), label=label)
-        case _:
-            return None
+        case kind:
+            return str(kind)
 
 
 def v7(file: Path) -> Iterator[Annotated]:
@@ -291,14 +308,15 @@ def v7(file: Path) -> Iterator[Annotated]:
     item = mapping(content.get("item") or content.get("image"))
     slot = mapping((_list(item.get("slots")) or [item])[0])
     names = [item.get(key) for key in ("name", "filename", "original_filename")]
-    yield Annotated(
+    yield _annotated(
+        _v7_shape,
+        _objects(content.get("annotations")),
         name=str(next(filter(None, names), file.stem)),
-        shapes=_shapes(_v7_shape, _objects(content.get("annotations"))),
         size=(slot.get("height"), slot.get("width")),
     )
 
 
-def _v7_shape(one: Mapping[str, Any]) -> Shape | None:
+def _v7_shape(one: Mapping[str, Any]) -> Shape | str:
     polygon, label = mapping(one.get("polygon")), str(one.get("name", ""))
     paths = _list(polygon.get("paths")) or [
         path for path in (polygon.get("path"), *_list(polygon.get("additional_paths"))) if path
@@ -306,26 +324,33 @@ def _v7_shape(one: Mapping[str, Any]) -> Shape | None:
     rings = [tuple(_corners((p.get("x"), p.get("y")) for p in _objects(path))) for path in paths]
     if rings:
         return shape_of(rings[0], label, holes=rings[1:])
+    if ellipse := mapping(one.get("ellipse")):
+        (x, y), (rx, ry) = (_fields(mapping(ellipse.get(n)), "x y") for n in ("center", "radius"))
+        angle = np.degrees(_numbers([ellipse.get("angle") or 0])[0])
+        return _turned(_ellipse(x, y, rx, ry, label=label), angle, (x, y))
     box = mapping(one.get("bounding_box"))
-    return _box(*_fields(box, "x y w h"), label=label) if box else None
+    kinds = [key for key, value in one.items() if isinstance(value, dict)]
+    return _box(*_fields(box, "x y w h"), label=label) if box else ", ".join(kinds[:1]) or "tag"
 
 
 def qupath(file: Path) -> Iterator[Annotated]:
     """Read QuPath's GeoJSON: polygons in pixels, of the image that has the file's name."""
     content = read_value(file)
-    shapes = []
-    for feature in _objects(
-        content if isinstance(content, list) else mapping(content).get("features")
-    ):
+    shapes, left_out = [], []
+    features = content if isinstance(content, list) else mapping(content).get("features", [content])
+    for feature in _objects(features):
         geometry, properties = mapping(feature.get("geometry")), mapping(feature.get("properties"))
-        label = str(mapping(properties.get("classification")).get("name", ""))
+        given = mapping(properties.get("classification"))
+        label = str(given.get("name") or ": ".join(map(str, _list(given.get("names")))))
         coordinates = _list(geometry.get("coordinates"))
+        kind = str(geometry.get("type"))
         kinds = {"Polygon": [coordinates], "MultiPolygon": coordinates}
-        for polygon in kinds.get(str(geometry.get("type")), []):
+        left_out += [kind] * (kind not in kinds)
+        for polygon in kinds.get(kind, []):
             # Corners of a traced area lie on the edges between pixels, so it isn't closed.
             rings = tuple(tuple(_corners(p[:2] for p in ring)) for ring in polygon)
             shapes.append(Shape(rings=rings, label=label))
-    yield Annotated(name=file.stem, shapes=tuple(shapes))
+    yield Annotated(name=file.stem, shapes=tuple(shapes), left_out=tuple(left_out))
 
 
 def find_labelme(path: Path) -> list[Path]:
@@ -335,57 +360,25 @@ def find_labelme(path: Path) -> list[Path]:
 
 
 def read_labelme(files: Sequence[Path], path: Path, config: DataConfig) -> Findings:
-    """Read a folder of labelme files; every label is foreground unless `data.labels` names some.
-
-    Points and lines have no area and are left out; `__ignore__` doesn't count.
-    """
+    """Read a folder of labelme files: an image each, whose `__ignore__` doesn't count."""
     if not path.is_dir():
         raise DataError(f"{path}: give the folder of labelme's .json files")
-    if config.foreground is not None:
-        raise DataError(
-            "data.foreground is for values of mask files or COCO categories, not labelme"
-        )
-    skipped: Counter[str] = Counter()
-    found: dict[Path, Annotated] = {}
-    problems: list[str] = []
-    for file in files:
-        try:
-            found[file] = _labelme(file, path, skipped)
-        except ValueError as error:
-            problems.append(f"{file.relative_to(path).as_posix()}: {error}")
-    used = [one.path for one in found.values() if one.path is not None]
-    problems += filter(None, map(place_problem, used, (one.shapes for one in found.values())))
-    refuse(path, problems)
-    labels, note = choose_labels((s.label for o in found.values() for s in o.shapes), config, path)
-    records = [
-        Record(id=one.name, image_path=image, shapes=foreground_of(one.shapes, labels))
-        for one, image in zip(found.values(), used, strict=True)
-    ]
-    listing, notes = list_folder(path), [note]
-    if skipped:
-        told = ", ".join(f"{num} {kind}" for kind, num in sorted(skipped.items()))
-        notes.append(f"left out, because they have no area: {told}")
-    alone = [one for one in listing.images if one not in used]
-    notes += missing_note(alone, len(records), config, path, noun=".json")
-    records += taken_for_empty(alone, config, path)
-    others = [file for file in listing.others if file not in files]
-    return Findings(
-        records=tuple(sorted(records, key=lambda record: record.id)),
-        notes=(*notes, *ignored_note(others, path)),
-    )
+    found = read_outlines(partial(_labelme, path), files, path, config, noun=".json")
+    others = [file for file in list_folder(path).others if file not in files]
+    return replace(found, notes=(*found.notes, *ignored_note(others, path)))
 
 
-def _labelme(file: Path, root: Path, skipped: Counter[str]) -> Annotated:
+def _labelme(root: Path, file: Path) -> Iterator[Annotated]:
     content = read_json(file)
     shapes = content.get("shapes")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         raise ValueError("not labelme: `shapes` must be a list of objects")
-    image = _labelme_image(file, root, content.get("imagePath"))
-    if wrong := size_problem(image, content.get("imageHeight"), content.get("imageWidth")):
-        raise ValueError(wrong)
-    name = file.relative_to(root).with_suffix("").as_posix()
-    return Annotated(
-        name=name, path=image, shapes=_shapes(lambda one: _labelme_shape(one, skipped), shapes)
+    yield _annotated(
+        _labelme_shape,
+        shapes,
+        name=file.stem,
+        path=_labelme_image(file, root, content.get("imagePath")),
+        size=(content.get("imageHeight"), content.get("imageWidth")),
     )
 
 
@@ -393,11 +386,9 @@ def _labelme_image(file: Path, root: Path, name: object) -> Path:
     """Find the image: where the file says, beside it by that name, or by the file's own."""
     candidates: list[Path | None] = []
     if isinstance(name, str) and name:
-        # labelme on Windows writes backslashes.
-        posix = PureWindowsPath(name).as_posix() if "\\" in name else name
         candidates = [
-            inside(root, str(file.parent.relative_to(root) / posix)),
-            inside(file.parent, Path(posix).name),
+            inside(root, str(file.parent.relative_to(root) / posix(name))),
+            inside(file.parent, Path(posix(name)).name),
         ]
     for path in (*candidates, *map(file.with_suffix, sorted(IMAGE_SUFFIXES))):
         if path is not None and path.is_file():
@@ -405,17 +396,16 @@ def _labelme_image(file: Path, root: Path, name: object) -> Path:
     raise ValueError(f"its image {name or file.stem} is not there")
 
 
-def _labelme_shape(shape: Mapping[str, Any], skipped: Counter[str]) -> Shape | None:
+def _labelme_shape(shape: Mapping[str, Any]) -> Shape | str:
     kind, label = str(shape.get("shape_type") or "polygon"), str(shape.get("label", ""))
     if kind in NO_AREA:
-        skipped[kind] += 1
-        return None
+        return kind
     try:
         points = ring_of(shape.get("points"))
         if kind == "mask" and isinstance(shape.get("mask"), str):
             (left, top), *_ = points
             rings = rings_of_mask(mask_of_png(shape["mask"]), left=left, top=top)
-            return Shape(rings=rings, label=label) if rings else None
+            return Shape(rings=rings, label=label) if rings else "empty mask"
     except ValueError as error:
         raise ValueError(f"a {kind} {error}") from None
     ring: Ring = ()
