@@ -60,10 +60,7 @@ class PlanResult:
         """Return settings, reasons and facts as plain data."""
         machine = self.plan.machine
         return {
-            "settings": [
-                {"key": one.key, "value": one.value, "reason": one.reason}
-                for one in self.plan.settings
-            ],
+            "settings": [vars(one) for one in self.plan.settings],
             "warnings": list(self.plan.warnings),
             "expected_seconds": round(self.expected_seconds, 1),
             "fingerprint": asdict(self.plan.fingerprint),
