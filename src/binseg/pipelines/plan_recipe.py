@@ -140,8 +140,6 @@ def plan(
     plain = load_recipe(sections=sections, overrides=overrides)
     asked = continued(plain)
     given = _given(asked)
-    if asked.data.path is None:
-        raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
     dataset, split = _open(asked, given, progress)
     fingerprint = autoconfig.take_fingerprint(dataset, seed=asked.train.seed, progress=progress)
     machine = measure_machine(
