@@ -55,13 +55,13 @@ def _stretch(image_HWC: AnyImage) -> UInt8[np.ndarray, "H W C"]:
 
 
 def small_overlay(
-    image_HWC: AnyImage, mask_HW: Mask | None, side: int, *, strength: float = 0.25
-) -> Rgb:
+    image_hwC: Num[np.ndarray, "h w C"], mask_HW: Mask | None, side: int, *, strength: float = 0.25
+) -> UInt8[np.ndarray, "high wide 3"]:
     """Draw an image of up to `side` pixels a side, with its mask, of which it may be reduced."""
-    size = image_HWC.shape[:2] if mask_HW is None else mask_HW.shape
+    size = image_hwC.shape[:2] if mask_HW is None else mask_HW.shape
     scale = min(1.0, side / max(size))
     height, width = (max(1, round(length * scale)) for length in size)
-    small_HW3: Rgb = resize_image(for_display(image_HWC), height, width)
+    small_HW3: Rgb = resize_image(for_display(image_hwC), height, width)
     if mask_HW is None:
         return small_HW3
     return overlay(small_HW3, resize_mask(mask_HW, height, width), strength=strength)
