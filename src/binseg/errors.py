@@ -14,7 +14,8 @@
 A broken promise of our own code is an `assert`, never one of these.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _TRAINING_PACKAGES = frozenset({"torch", "lightning_fabric", "matplotlib"})
 
@@ -75,6 +76,21 @@ class MissingExtraError(BinsegError):
             f"{purpose} needs the package {package}, which is not installed: "
             f'pip install "binseg[{extra}]"'
         )
+
+
+@contextmanager
+def needing(package: str, *, extra: str, purpose: str) -> Iterator[None]:
+    """Raise MissingExtraError where a package that is imported within isn't installed.
+
+    What an installed package itself lacks is told as Python tells it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = {"scikit-image": "skimage"}.get(package, package.replace("-", "_"))
+        if (error.name or module).partition(".")[0] != module:
+            raise
+        raise MissingExtraError(package, extra=extra, purpose=purpose) from None
 
 
 def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> MissingExtraError | None:

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from kornia.augmentation import ColorJitter
 from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
 from binseg.config.recipe import AugmentConfig
-from binseg.errors import MissingExtraError, UsageError
+from binseg.errors import MissingExtraError, UsageError, needing
 from binseg.transforms.augmentation import PipelineAugment, PresetAugment, build_augment
 from binseg.transforms.batch_transforms import BatchRandom
 from binseg.transforms.presets import PRESETS, Preset
@@ -267,6 +268,20 @@ def test_a_missing_albumentations_names_its_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "albumentations", None)
     with pytest.raises(MissingExtraError, match=r"binseg\[albumentations\]"):
         build_augment(AugmentConfig(albumentations="mine.json"))
+
+
+def test_what_an_installed_package_lacks_is_told_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A package that is there isn't called missing because of one that it needs itself."""
+    (tmp_path / "pyproj.py").write_text("import nobody_has_this")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pyproj", raising=False)
+    with (
+        pytest.raises(ModuleNotFoundError, match="nobody_has_this"),
+        needing("pyproj", extra="geo", purpose="GeoJSON"),
+    ):
+        importlib.import_module("pyproj")
 
 
 def test_a_saved_albumentations_pipeline_works(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from binseg.errors import ImageError, MissingExtraError
+from binseg.errors import ImageError, needing
 from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
@@ -89,12 +89,10 @@ def open_nifti(
     handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
 ) -> _Slice:
     """Read the header of a NIfTI-1 volume; raises ImageError and MissingExtraError."""
-    try:
+    with needing("nibabel", extra="nifti", purpose=f"reading {name}"):
         from nibabel.nifti1 import Nifti1Header
         from nibabel.orientations import aff2axcodes
         from nibabel.spatialimages import HeaderDataError
-    except ModuleNotFoundError:
-        raise MissingExtraError("nibabel", extra="nifti", purpose=f"reading {name}") from None
     head = _unpacked(handle).read(348)
     if head[344:347] != b"n+1":
         raise ImageError(f"{name}: a packed file that is no NIfTI volume; unpack it first")
@@ -123,10 +121,8 @@ def open_dicom(
     handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
 ) -> _Slice:
     """Read the header of a DICOM file; raises as `open_nifti`."""
-    try:
+    with needing("pydicom", extra="dicom", purpose=f"reading {name}"):
         from pydicom import dcmread
-    except ModuleNotFoundError:
-        raise MissingExtraError("pydicom", extra="dicom", purpose=f"reading {name}") from None
     handle.seek(0)
     found = dcmread(handle)
     if "Rows" not in found:

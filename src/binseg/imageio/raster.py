@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFile
 
-from binseg.errors import ImageError, MissingExtraError
+from binseg.errors import ImageError, needing
 from binseg.imageio.decoding import (
     Colours,
     Cover,
@@ -309,10 +309,8 @@ def open_numpy(handle: Handle, *, name: str) -> NumpyImage:
 
 def open_heic(handle: Handle, *, name: str) -> Raster:
     """Read the header of a HEIC photo; raises as `open_raster`, and MissingExtraError."""
-    try:
+    with needing("pillow-heif", extra="heic", purpose=f"reading {name}"):
         from pillow_heif import HeifImageFile
-    except ModuleNotFoundError:
-        raise MissingExtraError("pillow-heif", extra="heic", purpose=f"reading {name}") from None
     return open_raster(handle, name=name, plugin=HeifImageFile)
 
 

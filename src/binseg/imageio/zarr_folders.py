@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from binseg.errors import ImageError, MissingExtraError
+from binseg.errors import ImageError, needing
 from binseg.imageio.decoding import (
     Cache,
     ImageInfo,
@@ -54,10 +54,8 @@ class ZarrWindows:
     format = "ZARR"
 
     def __init__(self, path: Path) -> None:
-        try:
+        with needing("zarr", extra="zarr", purpose="reading Zarr folders"):
             import zarr
-        except ModuleNotFoundError:
-            raise MissingExtraError("zarr", extra="zarr", purpose="reading Zarr folders") from None
         self.name = one_line(path)
         with broken_files(self.name):
             found = zarr.open(str(path), mode="r")

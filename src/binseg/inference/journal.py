@@ -8,12 +8,12 @@ at most one band to compute again.
 """
 
 import contextlib
+import io
 import json
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -203,13 +203,8 @@ def _read_band(path: Path) -> Band | None:
         head = json.loads(first)
         if zlib.crc32(body) != head["crc"]:
             return None
-        layers, place = [], 0
-        for lengths in head["lengths"]:
-            ends = [*accumulate(lengths, initial=place)]
-            layers.append([body[start:end] for start, end in pairwise(ends)])
-            place = ends[-1]
-        return Band(
-            height=int(head["height"]), foreground=int(head["foreground"]), layers=tuple(layers)
-        )
+        rest, facts = io.BytesIO(body), {name: int(head[name]) for name in ("height", "foreground")}
+        layers = [[rest.read(int(length)) for length in lengths] for lengths in head["lengths"]]
+        return Band(**facts, layers=tuple(layers))
     except (OSError, ValueError, KeyError, TypeError):
         return None

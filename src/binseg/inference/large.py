@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 
 from binseg import imageio
-from binseg.errors import ImageError, MissingExtraError, OutputError, UsageError
+from binseg.errors import ImageError, OutputError, UsageError, needing
 from binseg.imageio.windows import declared
 from binseg.imageio.zarr_folders import ZarrAxes, write_zarr_metadata
 from binseg.inference import tiling
@@ -160,10 +160,8 @@ def _job(
 
 def _axes(windows: imageio.Windows, infos: Sequence[imageio.ImageInfo]) -> ZarrAxes:
     """Give the axes of a Zarr output: those of a Zarr input, else pages (z) by y by x."""
-    try:
+    with needing("zarr", extra="zarr", purpose="writing Zarr folders"):
         import zarr  # noqa: F401 - asked for now, and not after hours
-    except ModuleNotFoundError:
-        raise MissingExtraError("zarr", extra="zarr", purpose="writing Zarr folders") from None
     if windows.axes is not None:
         return windows.axes
     if len({(one.height, one.width) for one in infos}) > 1:

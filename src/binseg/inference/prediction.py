@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int32, UInt8
 from PIL import Image
 
 from binseg import imageio, postprocess
-from binseg.errors import ImageError, MissingExtraError, UsageError
+from binseg.errors import ImageError, UsageError, needing
 from binseg.imageio.decoding import Cover, Valid
 from binseg.inference.image_like import Pixels, Probability, cover_of
 from binseg.inference.predict_options import OutputName, PredictOptions
@@ -324,10 +324,8 @@ def _to_degrees(crs: str) -> Project | None:
     """Find the way from a coordinate system to longitude and latitude, which GeoJSON is in."""
     if crs == "EPSG:4326":
         return None
-    try:
+    with needing("pyproj", extra="geo", purpose=f"GeoJSON of {crs}"):
         import pyproj
-    except ModuleNotFoundError:
-        raise MissingExtraError("pyproj", extra="geo", purpose=f"GeoJSON of {crs}") from None
     way = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     return lambda x, y: np.stack(way.transform(x, y), axis=1)
 

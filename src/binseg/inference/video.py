@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from binseg.errors import ImageError, MissingExtraError, OutputError, one_line
+from binseg.errors import ImageError, OutputError, needing, one_line
 from binseg.inference.predictor import Predictor
 from binseg.progress import SILENT, Progress
 from binseg.storage import atomic_path, open_file
@@ -91,12 +91,8 @@ def facts_of_video(path: Path) -> dict[str, object]:
 
 def require_av() -> None:
     """Raise MissingExtraError where PyAV isn't installed."""
-    try:
+    with needing("av", extra="video", purpose="reading and writing videos"):
         import av  # noqa: F401
-    except ModuleNotFoundError as problem:
-        if problem.name != "av":
-            raise
-        raise MissingExtraError("av", extra="video", purpose="reading and writing videos") from None
 
 
 @contextmanager

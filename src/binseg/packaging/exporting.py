@@ -47,11 +47,10 @@ def make_file(
     """Make a file for a runtime (onnx, openvino or torch), in memory.
 
     `precision` is fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8,
-    whose ONNX file `changed` quantises. Raises UsageError (another target, or a network that torch
-    can't capture at any size) and MissingExtraError.
+    whose ONNX file `changed` quantises. Raises UsageError (a network that torch can't capture at
+    any size) and MissingExtraError.
     """
-    if target not in TARGETS:
-        raise UsageError(f"there is no export {target!r}; choose one of {', '.join(TARGETS)}")
+    assert target in TARGETS, target
     height, width = example_size(raw.network, raw.shape)
     example = torch.zeros(2, height, width, raw.shape.channels, dtype=getattr(torch, raw.pixels))
     if target == "torch":

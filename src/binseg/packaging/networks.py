@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Num
 
-from binseg.errors import BundleError, MissingExtraError, one_line
+from binseg.errors import BundleError, needing, one_line
 from binseg.packaging.bundle_files import from_bytes, to_bytes
 from binseg.packaging.network_check import Port, check_ir, check_onnx
 from binseg.storage import parse_json
@@ -175,13 +175,10 @@ def require(package: str) -> Any:
     hidden = package == "openvino" and _TELEMETRY not in sys.modules
     if hidden:
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # what makes an import fail
+    extra, purpose = _EXTRAS[package]
     try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as problem:
-        if problem.name != package:
-            raise
-        extra, purpose = _EXTRAS[package]
-        raise MissingExtraError(package, extra=extra, purpose=purpose) from None
+        with needing(package, extra=extra, purpose=purpose):
+            return importlib.import_module(package)
     finally:
         if hidden:
             del sys.modules[_TELEMETRY]

@@ -23,7 +23,7 @@ from binseg.data.cache import PixelCache
 from binseg.data.patches import ImageCache, open_training_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
-from binseg.errors import TrainingError, UsageError
+from binseg.errors import TrainingError
 from binseg.models import build_model, num_parameters
 from binseg.progress import SILENT, Progress, track
 from binseg.report.plots import plot_rates
@@ -91,8 +91,6 @@ def bench_training(
     and of an epoch's without validation; `batch_size` and `lr` are what was found, or None. Raises
     UsageError, DataError and TrainingError (not even two inputs fit into the memory).
     """
-    if recipe.data.path is None:
-        raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
     device = devices.resolve_device(recipe.train.device)
     precision = devices.resolve_precision(recipe.train.precision, device, progress)
     dataset = open_dataset(recipe.data, progress=progress)

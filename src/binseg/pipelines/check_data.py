@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Num, UInt8
+from jaxtyping import UInt8
 
 from binseg.config import DataConfig
 from binseg.data.dataset import SPLITS, Dataset, spread
@@ -29,12 +29,11 @@ from binseg.imageio import read_image, read_pixel_size, write_image
 from binseg.inference import Predictor, load
 from binseg.inference.quality import expected_dice, signs
 from binseg.progress import SILENT, Progress, track
-from binseg.report import for_display, overlay
+from binseg.report.overlay import small_overlay
 from binseg.report.rendering import images_shown, write_doctor_page
 from binseg.shards import Shard
 from binseg.storage import cache_dir
 from binseg.training.run_folder import RunFolder
-from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
 
 NUM_SAMPLES, SHEET_COLUMNS = 12, 4  # images of a sheet, and how many stand beside each other
@@ -234,9 +233,9 @@ def _thumbs(
             thumbs[record.id] = _thumb(record, dataset)
             if record.id in doubted:
                 made = models[record.id].predict(read_sample(record, dataset.rule).image_HWC)
-                drawn = _drawn(made.image_HWC, made.mask) if made.image_HWC is not None else None
-                pair = [thumbs[record.id], *([drawn] if drawn is not None else [])]
-                thumbs[record.id] = np.concatenate(pair, axis=1)
+                if made.image_HWC is not None:
+                    drawn_HW3 = small_overlay(made.image_HWC, made.mask, THUMB_SIDE)
+                    thumbs[record.id] = np.hstack([thumbs[record.id], drawn_HW3])
     return thumbs
 
 
@@ -246,18 +245,7 @@ def _thumb(record: Record, dataset: Dataset) -> UInt8[np.ndarray, "h w 3"]:
         image_HWC, mask_HW = sample.image_HWC, sample.mask_HW
     except ImageError:
         image_HWC, mask_HW = read_image(record.image_path, page=record.page), None
-    return _drawn(image_HWC, mask_HW)
-
-
-def _drawn(
-    image_HWC: Num[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"] | None
-) -> UInt8[np.ndarray, "h w 3"]:
-    scale = min(1.0, THUMB_SIDE / max(image_HWC.shape[:2]))
-    height, width = (max(1, round(side * scale)) for side in image_HWC.shape[:2])
-    small_HW3 = resize_image(for_display(image_HWC), height, width)
-    if mask_HW is None:
-        return small_HW3
-    return overlay(small_HW3, resize_mask(mask_HW, height, width), strength=0.25)
+    return small_overlay(image_HWC, mask_HW, THUMB_SIDE)
 
 
 def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from binseg.errors import MissingExtraError, OutputError, UsageError
+from binseg.errors import OutputError, UsageError, needing
 from binseg.imageio import caged_windows
 from binseg.imageio.windows import declared
 from binseg.inference import PredictOptions, Predictor, load
@@ -64,10 +64,8 @@ def cluster(*, workers: int = 0, scheduler: str = "", progress: Progress = SILEN
     Whoever can send to a scheduler runs programs on its workers: join only one that you trust.
     Raises MissingExtraError, and UsageError where nobody answers.
     """
-    try:
+    with needing("distributed", extra="dask", purpose="--workers"):
         import distributed
-    except ModuleNotFoundError:
-        raise MissingExtraError("distributed", extra="dask", purpose="--workers") from None
     if scheduler:
         try:
             client = distributed.Client(scheduler, timeout="30s")

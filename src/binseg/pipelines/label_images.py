@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ class Beside:
         self._training: Any = None
         self._told: dict[str, object] = {}
         self._scores: list[tuple[str, list[float]]] = []
-        self._answers: dict[str, np.ndarray] = {}
+        if predictor is not None:
+            self._answer = lru_cache(8)(lambda path: predictor.predict(path).probability)
         self._version = _read_version(self._folder)
         self._ends = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -141,12 +143,7 @@ class Beside:
                 return found
         if self._predictor is None:
             return None
-        if name not in self._answers:
-            path = self._project.row(name).path
-            while len(self._answers) > 8:
-                del self._answers[next(iter(self._answers))]
-            self._answers[name] = np.asarray(self._predictor.predict(path).probability, np.float32)
-        return self._answers[name]
+        return self._answer(self._project.row(name).path)
 
     def wake(self, *, first: Sequence[str]) -> None:
         """Have a round trained and images predicted, these first."""

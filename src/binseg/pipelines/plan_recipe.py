@@ -60,10 +60,7 @@ class PlanResult:
         """Return settings, reasons and facts as plain data."""
         machine = self.plan.machine
         return {
-            "settings": [
-                {"key": one.key, "value": one.value, "reason": one.reason}
-                for one in self.plan.settings
-            ],
+            "settings": [vars(one) for one in self.plan.settings],
             "warnings": list(self.plan.warnings),
             "expected_seconds": round(self.expected_seconds, 1),
             "fingerprint": asdict(self.plan.fingerprint),
@@ -143,8 +140,6 @@ def plan(
     plain = load_recipe(sections=sections, overrides=overrides)
     asked = continued(plain)
     given = _given(asked)
-    if asked.data.path is None:
-        raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
     dataset, split = _open(asked, given, progress)
     fingerprint = autoconfig.take_fingerprint(dataset, seed=asked.train.seed, progress=progress)
     machine = measure_machine(

@@ -101,7 +101,7 @@ def train(
     _check_used(recipe)
     # Whoever planned has opened the data before, and told its notes then.
     heard = progress if plan is None else SILENT
-    dataset = keep_together(_open_data(recipe, heard), recipe.data, progress=heard)
+    dataset = keep_together(open_dataset(recipe.data, progress=heard), recipe.data, progress=heard)
     is_drawn = bool(dealt_anew(dataset.records, recipe.data.split.method))
     dataset = divide(dataset, recipe, progress)
     progress.say(dataset.notes[-1])
@@ -136,7 +136,7 @@ def resume_training(
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=often)})
     _check_names(recipe)
     # As it was when the run began: the fingerprint and the split are of images with masks only.
-    dataset = _with_truth(_open_data(recipe, progress), progress)
+    dataset = _with_truth(open_dataset(recipe.data, progress=progress), progress)
     if dataset.fingerprint() != run.data_fingerprint():
         raise DataError(
             f"{dataset.root}: the data has changed since {run.path} was started; train a new run"
@@ -186,12 +186,6 @@ def _check_used(recipe: Recipe) -> None:
             f"optimizer.momentum {given:g}: onecycle moves the momentum itself; take another "
             "schedule, or leave it out"
         )
-
-
-def _open_data(recipe: Recipe, progress: Progress) -> Dataset:
-    if recipe.data.path is None:
-        raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
-    return open_dataset(recipe.data, progress=progress)
 
 
 def _look_for_faults(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from binseg.errors import MissingExtraError
+from binseg.errors import needing
 from binseg.postprocess.found_objects import FoundObject, Polygon, Ring
 from binseg.postprocess.mask_cleaning import Mask, label_objects
 
@@ -96,10 +96,8 @@ def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
     Raises:
         MissingExtraError: the package roifile isn't installed.
     """
-    try:
+    with needing("roifile", extra="objects", purpose="ImageJ's regions"):
         from roifile import ROI_TYPE, ImagejRoi
-    except ModuleNotFoundError:
-        raise MissingExtraError("roifile", extra="objects", purpose="ImageJ's regions") from None
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         for label, alike in groupby(polygons, key=attrgetter("label")):

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from binseg.errors import DataError, MissingExtraError, UsageError
+from binseg.errors import DataError, UsageError, needing
 from binseg.transforms.small_map import SmallMap
 
 Mask = Bool[np.ndarray, "H W"]
@@ -115,12 +115,9 @@ def _separated(mask_HW: Mask) -> Mask:
     Raises:
         MissingExtraError: scikit-image isn't installed.
     """
-    try:
+    with needing("scikit-image", extra="objects", purpose="cutting touching objects apart"):
         from skimage.morphology import h_maxima
         from skimage.segmentation import watershed
-    except ModuleNotFoundError:
-        purpose = "cutting touching objects apart"
-        raise MissingExtraError("scikit-image", extra="objects", purpose=purpose) from None
     from scipy import ndimage
 
     depth_HW = ndimage.distance_transform_edt(mask_HW)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from binseg.report.overlay import (
     ERROR_COLOURS,
@@ -17,9 +16,9 @@ from binseg.report.overlay import (
     Rgb,
     error_map,
     for_display,
+    small_overlay,
 )
 from binseg.report.plots import GREY, INK, Colour, fonts, new_figure, save_figure, unit
-from binseg.transforms.geometry import resize_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,16 +141,5 @@ def _panels(item: GalleryItem) -> list[Rgb]:
         for mask_HW in (item.truth_HW, item.prediction_HW)
     )
     errors_HW3 = error_map(image_HW3, item.truth_HW, item.prediction_HW, item.valid_HW)
-    return [_shrink(one) for one in (image_HW3, truth_HW3, prediction_HW3, errors_HW3)]
-
-
-def _shrink(panel_HW3: Rgb) -> UInt8[np.ndarray, "h w 3"]:
-    """Bring large images to about the size of a cell: memory stays small, edges smooth."""
-    height, width = panel_HW3.shape[:2]
-    factor = _CELL_PIXELS / max(height, width)
-    if factor >= 1:
-        return panel_HW3
-    smaller: UInt8[np.ndarray, "h w 3"] = resize_image(
-        panel_HW3, max(1, round(height * factor)), max(1, round(width * factor))
-    )
-    return smaller
+    panels = (image_HW3, truth_HW3, prediction_HW3, errors_HW3)
+    return [small_overlay(one, None, _CELL_PIXELS) for one in panels]

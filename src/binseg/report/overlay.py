@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Num, UInt8
 
 from binseg.report.plots import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
+from binseg.transforms.geometry import resize_image, resize_mask
 
 AnyImage = Num[np.ndarray, "H W C"]
 Mask = Bool[np.ndarray, "H W"]
@@ -51,6 +52,19 @@ def _stretch(image_HWC: AnyImage) -> UInt8[np.ndarray, "H W C"]:
     unit_HWC = np.nan_to_num(unit_HWC, nan=0.0, posinf=1.0, neginf=0.0)
     bytes_HWC: UInt8[np.ndarray, "H W C"] = np.rint(unit_HWC.clip(0, 1) * 255).astype(np.uint8)
     return bytes_HWC
+
+
+def small_overlay(
+    image_hwC: Num[np.ndarray, "h w C"], mask_HW: Mask | None, side: int, *, strength: float = 0.25
+) -> UInt8[np.ndarray, "high wide 3"]:
+    """Draw an image of up to `side` pixels a side, with its mask, of which it may be reduced."""
+    size = image_hwC.shape[:2] if mask_HW is None else mask_HW.shape
+    scale = min(1.0, side / max(size))
+    height, width = (max(1, round(length * scale)) for length in size)
+    small_HW3: Rgb = resize_image(for_display(image_hwC), height, width)
+    if mask_HW is None:
+        return small_HW3
+    return overlay(small_HW3, resize_mask(mask_HW, height, width), strength=strength)
 
 
 def overlay(

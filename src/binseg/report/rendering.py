@@ -19,9 +19,8 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from binseg.report.overlay import AnyImage, Mask, for_display, overlay
+from binseg.report.overlay import AnyImage, Mask, small_overlay
 from binseg.storage import csv_text, write_text
-from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding
 
 if TYPE_CHECKING:
@@ -159,10 +158,7 @@ class Entry:
 
 def thumbnail(image_HWC: AnyImage, mask_HW: Mask) -> str:
     """Draw a small image with the outline of its mask, as a `data:` address."""
-    scale = min(1.0, THUMB_SIDE / max(mask_HW.shape))
-    height, width = (max(1, round(side * scale)) for side in mask_HW.shape)
-    small_HW3 = resize_image(for_display(image_HWC), height, width)
-    drawn = overlay(small_HW3, resize_mask(mask_HW, height, width), strength=0.15)
+    drawn = small_overlay(image_HWC, mask_HW, THUMB_SIDE, strength=0.15)
     return data_uri(Image.fromarray(drawn), "jpeg", quality=82)
 
 

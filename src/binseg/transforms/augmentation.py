@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from binseg.config.recipe import AugmentConfig
-from binseg.errors import MissingExtraError, UsageError
+from binseg.errors import UsageError, needing
 from binseg.transforms.batch_transforms import (
     BatchRandom,
     add_noise,
@@ -147,14 +147,9 @@ def load_pipeline(path: Path) -> Any:
     """Load a pipeline that `albumentations.save` wrote, as JSON or YAML."""
     # Else each import asks the package index for a newer version.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    try:
+    package = "albumentations"
+    with needing(package, extra=package, purpose=f"the augmentation {path}"):
         import albumentations
-    except ModuleNotFoundError as problem:
-        if problem.name != "albumentations":
-            raise
-        raise MissingExtraError(
-            "albumentations", extra="albumentations", purpose=f"the augmentation {path}"
-        ) from None
     data_format = "json" if path.suffix.lower() == ".json" else "yaml"
     try:
         return albumentations.load(path, data_format=data_format)

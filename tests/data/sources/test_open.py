@@ -34,7 +34,7 @@ def test_a_border_option_without_a_border_is_said(fill: Fill, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("made", "options", "error", "message"),
     [
-        ([], {"path": None}, UsageError, "data.path is not set"),
+        ([], {"path": None}, UsageError, "which images"),
         ([], {"path": "none"}, DataError, "there is no such file or folder"),
         ([], {"path": "a\0b"}, DataError, "can't be read"),
         ([], {"path": "."}, DataError, "it holds nothing. Accepted: images/"),

@@ -193,9 +193,7 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     other).
     """
     if not config.path:
-        raise UsageError(
-            "data.path is not set: give a folder, a manifest.csv, a COCO .json or `synthetic`"
-        )
+        raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
     if config.kind != "auto" and config.kind not in SOURCES:
         raise UsageError(f"data.kind is {config.kind!r}; give auto, {', '.join(SOURCES)}")
     kind, root = _locate(config, progress)

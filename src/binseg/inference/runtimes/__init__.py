@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from binseg.errors import BundleError, MissingExtraError, UsageError, suggest
+from binseg.errors import BundleError, UsageError, needing, suggest
 from binseg.packaging import NETWORK, NETWORK_INT8, PROOFS, Bundle
 from binseg.packaging.networks import compile_openvino, onnx_session
 
@@ -202,14 +202,8 @@ def num_threads() -> int:
 
 
 def _torch(bundle: Bundle, device: str, precision: str, *, compiled: bool = False) -> Backend:
-    try:
+    with needing("torch", extra="train", purpose="predicting with this bundle"):
         from binseg.inference.runtimes.torch import open_torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingExtraError(
-            "torch", extra="train", purpose="predicting with this bundle"
-        ) from None
     if precision == "int8":
         raise UsageError("torch doesn't compute in int8 here; take --backend openvino")
     return open_torch(bundle, device=device, precision=precision, compiled=compiled)
