@@ -49,7 +49,7 @@ def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = No
         channel_HWC, also_HW = read_pixels(path, page=record.page)
         if channel_HWC.shape[:2] != (height, width):
             raise ImageError(
-                f"{path}: {_sizes_differ(record, channel_HWC.shape[:2], (height, width))}"
+                f"{path}: {sizes_differ(record, channel_HWC.shape[:2], (height, width))}"
             )
         image_HWC = np.concatenate([image_HWC, channel_HWC], axis=2)
         data_HW = both_valid(data_HW, also_HW)
@@ -64,7 +64,7 @@ def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = No
             in_pose(one, (height, width), record) for one in read_mask(record, rule)
         )
         if mask_HW.shape != (height, width):
-            sizes = _sizes_differ(record, mask_HW.shape, (height, width))
+            sizes = sizes_differ(record, mask_HW.shape, (height, width))
             raise ImageError(f"{_shown(record.mask_path, record)}: {sizes}")
     if data_HW is not None:
         valid_HW = valid_HW & data_HW
@@ -209,7 +209,7 @@ def read_mask(
         if mask_HW is None or valid_HW is None:
             mask_HW, valid_HW = marked_HW, counts_HW
         elif mask_HW.shape != marked_HW.shape:
-            raise ImageError(f"{path}: {_sizes_differ(record, marked_HW.shape, mask_HW.shape)}")
+            raise ImageError(f"{path}: {sizes_differ(record, marked_HW.shape, mask_HW.shape)}")
         else:
             mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
     assert mask_HW is not None
@@ -293,7 +293,8 @@ def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
     return f"the masks look inverted: in all of them {seen}{way_on}"
 
 
-def _sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
+def sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
+    """Say in what a mask's height and width differ from its image's, and what may be the cause."""
     text = (
         f"the mask is {of_mask[0]}x{of_mask[1]} (height x width), but its "
         f"image {record.image_path.name} is {of_image[0]}x{of_image[1]}"

@@ -1,7 +1,6 @@
 """Datasets in the layouts of YOLO, Pascal VOC, nnU-Net, and tables: manifests, run lengths."""
 
 import csv
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +20,11 @@ from binseg.data.sources.annotations import (
     FolderImages,
     findings_of,
     mapping,
-    missing_note,
     refuse,
     rings_of_runs,
     shape_of,
     size_of,
+    without_mask,
 )
 from binseg.data.sources.folder import pages_of
 from binseg.data.sources.layouts import split_of_path, wrapped
@@ -38,7 +37,7 @@ from binseg.data.sources.listing import (
     stem_of,
     subfolders,
 )
-from binseg.data.splits import parse_split
+from binseg.data.splits import parse_split, read_table, rows_of
 from binseg.errors import DataError, ImageError
 from binseg.imageio import read_image, read_palette
 from binseg.storage import read_text
@@ -226,8 +225,9 @@ def _paired(
     if strays := sorted(masks.keys() - images.keys()):
         raise DataError(f"{home}: {len(strays)} masks have no image ({name_some(strays)})")
     listed = {name: split for name, split in split_of_name.items() if name in masks}
-    alone = [images[name][0] for name in sorted(images.keys() - masks.keys())]
-    notes = [*missing_note(alone, len(masks), config, home, noun="mask")]
+    rest = sorted(images.keys() - masks.keys())
+    alone = [Record(id=name, image_path=images[name][0], shapes=()) for name in rest]
+    empty, notes = without_mask(alone, len(masks), config, home, noun="mask")
     if listed and len(listed) < len(masks):
         rest = sorted(masks.keys() - listed.keys())
         notes.append(f"{len(rest)} images in no list are left out ({name_some(rest)})")
@@ -242,8 +242,7 @@ def _paired(
         )
         for name in sorted(names)
     ]
-    if config.missing == "empty":
-        records += [Record(id=stem_of(one), image_path=one, shapes=()) for one in alone]
+    records += empty
     if listed:
         notes.append("split from the lists of names")
     return Findings(records=tuple(records), notes=tuple(notes), classes=classes, ignore=ignore)
@@ -310,10 +309,9 @@ def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
     others = list_folder(path, deep=False).others if path.is_dir() else (path,)
     for file in others:
         if file.suffix.lower() == ".csv":
-            try:
-                header = next(csv.reader(io.StringIO(read_text(file), newline="")), [])
-            except (OSError, UnicodeDecodeError):
-                continue
+            header: Sequence[str] = ()
+            with suppress(DataError, csv.Error):  # then it is no such table
+                header = read_table(file, "table").fieldnames or ()
             lower = {name.strip().lower(): name for name in header}
             image = next((lower[one] for one in _IMAGE_COLUMNS if one in lower), None)
             runs = next((lower[one] for one in _RUNS_COLUMNS if one in lower), None)
@@ -336,7 +334,7 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
     usual = csv.field_size_limit(MOST_LETTERS)
     try:
-        for row in _rows(csv.DictReader(io.StringIO(read_text(file), newline="")), file):
+        for row in rows_of(read_table(file, "table"), file):
             label = row.get("class") or row.get("label") or row.get("ClassId") or ""
             runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
     finally:
@@ -440,7 +438,7 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
     semicolon or tab. A column that binseg doesn't know goes into the record's `columns`.
     """
     path = path / _NAME if path.is_dir() else path
-    reader = _reader(path)
+    reader = read_table(path, "manifest")
     header = [(name or "").strip() for name in reader.fieldnames or ()]
     lower = [name.lower() for name in header]
     if not {"image", "mask"} <= set(lower) or len(set(lower)) < len(lower):
@@ -452,7 +450,7 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
     records: list[Record] = []
     problems: list[str] = []
     line_of: dict[str, int] = {}
-    for row in _rows(reader, path):
+    for row in rows_of(reader, path):
         line = reader.line_num
         if None in row or None in row.values():
             problems.append(f"line {line}: has another number of columns than the header")
@@ -463,14 +461,12 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
         records.append(record)
         problems += [f"line {line}: {what}" for what in wrong]
     refuse(path, problems)
-    alone = [one.image_path for one in records if one.mask_path is None]
+    alone = [replace(one, shapes=()) for one in records if one.mask_path is None]
     used = [one for one in records if one.mask_path is not None]
-    missing = missing_note(alone, len(used), config, path.parent, noun="mask")
-    if config.missing == "empty":
-        used = [replace(one, shapes=() if one.mask_path is None else None) for one in records]
+    empty, missing = without_mask(alone, len(used), config, path.parent, noun="mask")
     further = [name for name in header if name.lower() not in _OWN]
     notes = (f"manifest columns kept for reports: {', '.join(further)}",) if further else ()
-    return Findings(records=tuple(used), notes=(*missing, *notes))
+    return Findings(records=(*used, *empty), notes=(*missing, *notes))
 
 
 def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
@@ -504,23 +500,3 @@ def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
         columns={name: cell for name, cell in cells.items() if name not in _OWN},
     )
     return record, wrong
-
-
-def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
-    """Give a table's rows; a `DataError` tells of a cell that no table of names has."""
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num + 1} can't be read: {error}") from None
-
-
-def _reader(path: Path) -> "csv.DictReader[str]":
-    try:
-        text = read_text(path)
-    except OSError as error:
-        raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: the manifest is not UTF-8 text; save it as CSV UTF-8") from None
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    return csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
