@@ -14,7 +14,7 @@ from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
 from binseg.imageio import probe, read_cover, read_image, read_labels, read_pixels, read_reduced
-from binseg.imageio.decoding import Opacity, both_valid, missing_in, swaps_sides, turn, without
+from binseg.imageio.decoding import both_valid, missing_in, swaps_sides, turn, without
 from binseg.transforms.preprocess import reduction
 from binseg.types import Preprocessing, Record, Sample, Shape
 
@@ -233,32 +233,25 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
             f"{some} that is marked as transparency but varies like data: it is kept "
             f"(input.channels={max(one.channels for one in infos)})"
         )
-    looked = spread([one for one in records if one.page is None], NUM_DECODED)
-    covers = [one for record in looked if (one := _cover_of(record.image_path)) is not None]
-    if covers := [one for one in covers if one.min() < 255]:
-        told = f"transparency is ignored ({len(covers)} of {len(looked)} images looked at have it)"
-        if any(((one > one.min()) & (one < one.max())).mean() > MOST_SOFT for one in covers):
+    looked, soft, num_held = spread(records, NUM_DECODED), [], 0
+    nodata = records[0].nodata if records else None
+    for record in looked:
+        with contextlib.suppress(ImageError):  # reading the samples will name it
+            opacity_HW, _ = read_cover(record.image_path, page=record.page)
+            if opacity_HW is not None and (least := opacity_HW.min()) < 255:
+                soft.append(((opacity_HW > least) & (opacity_HW < opacity_HW.max())).mean())
+            if nodata is not None:
+                image_HWC = read_image(record.image_path, page=record.page)
+                num_held += bool(missing_in(image_HWC, nodata).any())
+    if soft:
+        told = f"transparency is ignored ({len(soft)} of {len(looked)} images looked at have it)"
+        if max(soft) > MOST_SOFT:
             told += "; it varies like a channel of data: save those as TIFF to keep it"
         notes.append(told)
-    if records and (value := records[0].nodata) is not None:
-        looked = spread(records, NUM_DECODED)
-        num = sum(_holds(record.image_path, record.page, value) for record in looked)
-        told = f"data.nodata: {value:g} is in {num} of {len(looked)} images looked at"
-        notes.append(f"{told}; such pixels don't count" if num else f"{told}: is it the right one?")
+    if nodata is not None:
+        told = f"data.nodata: {nodata:g} is in {num_held} of {len(looked)} images looked at"
+        notes.append(f"{told}; such pixels don't count" if num_held else f"{told}: is it right?")
     return notes
-
-
-def _cover_of(path: Path) -> Opacity | None:
-    with contextlib.suppress(ImageError):  # reading the sample will name it
-        if not probe(path).keeps_alpha:
-            return read_cover(path)[0]
-    return None
-
-
-def _holds(path: Path, page: int | None, value: float) -> bool:
-    with contextlib.suppress(ImageError):  # reading the sample will name it
-        return bool(missing_in(read_image(path, page=page), value).any())
-    return False
 
 
 def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:

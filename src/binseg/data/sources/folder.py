@@ -268,7 +268,7 @@ def read_folder(
         raise DataError(f"{root}: {'; '.join(problems)}; images and masks pair by file name")
     empty, told = without_mask(lone, len(records), config, root, noun="mask")
     records, notes = records + empty, [*notes, *told]
-    lists = next(filter(None, map(_split_lists, wrapped(root))), {})
+    lists = next(filter(None, map(split_lists, wrapped(root))), {})
     if lists and all(part.split is None for part in parts):
         records = _listed(records, lists, root, {one.id for one in lone})
         notes.append(f"split from {', '.join(path.name for path in lists)}")
@@ -394,11 +394,18 @@ def _notes_on(records: Sequence[Record], page_group: int) -> list[str]:
     return notes
 
 
-def _split_lists(root: Path) -> dict[Path, Split]:
+def split_lists(root: Path) -> dict[Path, Split]:
     """Find train.txt, val.txt, test.txt: one image's name a line."""
     texts = [path for path in list_folder(root, deep=False).others if path.suffix == ".txt"]
     splits = {path: parse_split(path.stem) for path in texts}
     return {path: split for path, split in splits.items() if split is not None}
+
+
+def names_of(path: Path) -> list[str]:
+    """Read the names that a list holds, without the endings of images."""
+    names = (Path(line) for line in read_lines(path) if not line.startswith("#"))
+    endings = ("", *IMAGE_SUFFIXES)
+    return [str(one.with_suffix("") if one.suffix.lower() in endings else one) for one in names]
 
 
 def _listed(
@@ -406,11 +413,7 @@ def _listed(
 ) -> list[Record]:
     split_of: dict[str, Split] = {}
     for path, split in lists.items():
-        for line in read_lines(path):
-            if line.startswith("#"):
-                continue
-            is_file = Path(line).suffix.lower() in IMAGE_SUFFIXES
-            name = str(Path(line).with_suffix("")) if is_file else line
+        for name in names_of(path):
             if split_of.setdefault(name, split) != split:
                 raise DataError(f"{path}: {name} is also listed for {split_of[name]}")
     # All pages of a stack go where the stack's own name is listed.
