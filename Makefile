@@ -26,6 +26,9 @@ demo: .venv/.train ## train, evaluate and predict on images that binseg draws it
 	@rm -rf runs/demo  # of an earlier demo: it comes out the same
 	$(BIN)/binseg demo --out runs/demo
 
+# Two processes, a core each: more threads would wait for each other most of the time.
+test slow: export OMP_NUM_THREADS = 1
+
 test: .venv/.dev   ## the quick tests
 	$(BIN)/python -m pytest -n 2
 

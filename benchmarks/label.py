@@ -2,6 +2,8 @@
 
     python benchmarks/label.py cold --set nuclei --num 20        strokes on 1 % of the pixels
     python benchmarks/label.py latency --num 40                  from a stroke to the new mask
+    python benchmarks/label.py start --num 300                   from the command to a first mask
+    python benchmarks/label.py paint                             frames while a brush moves
     python benchmarks/label.py loop --set pets --images 60       how many images are enough
     python benchmarks/label.py correct --set pets --num 20       strokes with a model's help
     pytest tests/labeling -m slow                                200 times kill -9
@@ -13,18 +15,24 @@ what is wrong, with a brush that fits, and a little beside where its hand slips.
 
 import argparse
 import io
+import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import requests
 from PIL import Image
 from scipy import ndimage
 
 from binseg.imageio import read_image, read_labels
-from binseg.labeling.cold_engine import ColdEngine, filter_features, settle
+from binseg.labeling.cold_engine import ColdEngine, filter_features
 from binseg.labeling.guidance import RULES, outlook_of, rank
 from binseg.labeling.open_image import corrected
 from binseg.labeling.project import Project
@@ -228,8 +236,7 @@ def answer(engine: ColdEngine, work: Blank) -> np.ndarray | None:
     forest = engine.fit(work.image.name)
     if forest is None:
         return None
-    found = forest.probability(engine.describe(work.image))
-    mask = settle(found, work.image.small_hw3, work.labels) > 0.5
+    mask = engine.answer(forest, work.image, work.labels) > 0.5
     return np.where(work.labels == IGNORE, mask, work.labels == 1)
 
 
@@ -283,28 +290,109 @@ def latency(given: argparse.Namespace) -> None:
         Image.fromarray(rgb).save(photos / "large.png")
         makers = {"filters": filter_features, "lite0": lite0_features()}
         session = Session(Project(photos), engine=ColdEngine(makers))
-        hand, saved, answered = Annotator(radius=8, length=60), [], []
+        hand, saved, answered, worked = Annotator(radius=8, length=60), [], [], []
         shown: np.ndarray | None = None
         whole = (0, 0, side, side)
         for number in range(given.num):
             stroke = hand.beside(truth) if number == 1 else hand.stroke(shown, truth)
             if stroke is None:
                 break
-            start = time.perf_counter()
+            start, before = time.perf_counter(), time.process_time()
             line = session.add_stroke("large", stroke)
             saved.append(time.perf_counter() - start)
             state = session.shown("large", whole, after=line, wait=60)
             packed = io.BytesIO()
             Image.fromarray(state.codes).save(packed, format="PNG", compress_level=1)
             answered.append(time.perf_counter() - start)
+            worked.append(time.process_time() - before)
             shown = (state.codes & 1) == 1
             time.sleep(given.pause)
         session.close()
-    for name, times in (("on the disk", saved[2:]), ("new mask", answered[2:])):
-        middle, most = np.percentile(times, [50, 95])
+    kinds = {"on the disk": saved, "new mask": answered, "processor time of it": worked}
+    for name, times in kinds.items():
+        middle, most = np.percentile(times[2:], [50, 95])
         print(
-            f"{name}: median {1000 * middle:.0f} ms, p95 {1000 * most:.0f} ms, {len(times)} strokes"
+            f"{name}: median {1000 * middle:.0f} ms, p95 {1000 * most:.0f} ms, "
+            f"{len(times) - 2} strokes"
         )
+
+
+@contextmanager
+def serving(photos: Path) -> Iterator[str]:
+    """Run `binseg label` on a folder; give its address."""
+    command = [sys.executable, "-m", "binseg", "label", str(photos), "--no-open", "--cold"]
+    with subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        yield next(line.split()[2] for line in child.stderr if "http://" in line)
+        child.send_signal(signal.SIGINT)
+
+
+def start(given: argparse.Namespace) -> None:
+    """From the command to the first mask, by someone who draws as soon as there is an image."""
+    with tempfile.TemporaryDirectory() as folder:
+        photos, truths = Path(folder) / "photos", {}
+        photos.mkdir()
+        for number, pair in enumerate(pairs("pets", given.num, seed=given.seed)):
+            truths[f"{number:03d}"] = pair.truth
+            Image.fromarray(pair.rgb).save(photos / f"{number:03d}.png")
+        begin, hand = time.perf_counter(), Annotator()
+        with serving(photos) as url:
+            name = requests.get(f"{url}v1/label/next", timeout=60).json()["name"]
+            requests.get(f"{url}v1/label/open", params={"name": name}, timeout=60)
+            opened, truth = time.perf_counter() - begin, truths[name]
+            for stroke in (hand.stroke(None, truth), hand.beside(truth)):
+                assert stroke is not None
+                told = {key: getattr(stroke, key) for key in ("tool", "value", "points", "radius")}
+                answer = requests.post(
+                    f"{url}v1/label/stroke", json={"name": name, **told}, timeout=60
+                )
+            asked = {"name": name, "top": 0, "left": 0, "bottom": SIDE, "right": SIDE}
+            engine = "none"
+            while engine == "none":
+                got = requests.get(
+                    f"{url}v1/label/mask",
+                    params={**asked, "after": answer.json()["line"]},
+                    timeout=60,
+                )
+                engine = got.headers["X-Binseg-Engine"]
+            took = time.perf_counter() - begin
+        print(f"{given.num} images: opened after {opened:.1f} s, first mask after {took:.1f} s")
+
+
+def paint(given: argparse.Namespace) -> None:
+    """Frames in Chromium while a brush moves over an image of 8000 x 6000, as they are drawn."""
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder:
+        photos = Path(folder) / "photos"
+        photos.mkdir()
+        random = np.random.default_rng(given.seed)
+        soft = random.integers(0, 255, (60, 80, 3)).astype(np.uint8)
+        Image.fromarray(soft).resize((8000, 6000)).save(photos / "large.jpg")
+        with serving(photos) as url, sync_playwright() as tool:
+            chromium = shutil.which("chromium")
+            browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            tab = browser.new_page(viewport={"width": 1280, "height": 800})
+            tab.goto(url)
+            while not tab.evaluate("document.getElementById('working').hidden"):
+                tab.wait_for_timeout(200)
+            tab.wait_for_timeout(3000)
+            tab.evaluate(
+                "() => { window.frames_ = []; const tick = (now) => { frames_.push(now);"
+                " requestAnimationFrame(tick); }; requestAnimationFrame(tick); }"
+            )
+            tab.mouse.move(200, 300)
+            tab.mouse.down()
+            for step in range(300):
+                tab.mouse.move(200 + step, 300 + 60 * np.sin(step / 20))
+            frames = np.diff(tab.evaluate("frames_.splice(0)"))
+            tab.mouse.up()
+            browser.close()
+    middle, most = np.percentile(frames, [50, 95])
+    print(
+        f"{len(frames)} frames: median {middle:.1f} ms, p95 {most:.1f} ms, "
+        f"{(frames < 18).mean():.0%} within a sixtieth of a second"
+    )
 
 
 def loop(given: argparse.Namespace) -> None:
@@ -368,8 +456,7 @@ def correct(given: argparse.Namespace) -> None:
                 forest = engine.fit(pair.name)
                 found = prediction
                 if forest is not None:
-                    cold = forest.probability(engine.describe(work.image))
-                    cold = settle(cold, pair.rgb, work.labels)
+                    cold = engine.answer(forest, work.image, work.labels)
                     found = cold if prediction is None else corrected(prediction, cold, work.labels)
                 if found is not None:
                     shown = np.where(work.labels == IGNORE, found > 0.5, work.labels == 1)
@@ -379,7 +466,14 @@ def correct(given: argparse.Namespace) -> None:
     print(f"{given.set}: strokes with help / from nothing {ratio:.2f}, {len(fresh)} images")
 
 
-WHAT = {"cold": cold, "latency": latency, "loop": loop, "correct": correct}
+WHAT = {
+    "cold": cold,
+    "latency": latency,
+    "start": start,
+    "paint": paint,
+    "loop": loop,
+    "correct": correct,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

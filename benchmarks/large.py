@@ -157,7 +157,8 @@ def work(image: Path, given: argparse.Namespace) -> None:
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = time.monotonic() - started
-    print(json.dumps({"peak": peak, "seconds": seconds, **result.as_dict()}))
+    told = {**vars(result), "mask": str(result.mask)}
+    print(json.dumps({"peak": peak, "seconds": seconds, **told}))
 
 
 def start(folder: Path, image: Path, given: argparse.Namespace) -> subprocess.Popen[str]:
@@ -183,7 +184,8 @@ def tell_memory(folder: Path, image: Path, given: argparse.Namespace) -> dict[st
     """Predict the image in one go."""
     told = finish(start(folder, image, given))
     mask = Path(str(told["mask"]))
-    pixels = int(str(told["height"])) * int(str(told["width"]))
+    info = probe(image)
+    pixels = info.height * info.width
     seconds = float(str(told["seconds"]))
     told |= {
         "sha256": sha256_of(mask),

@@ -187,7 +187,7 @@ def _recipe(side: str, data: str, budget: float, progress: PlainProgress) -> Pla
         )
     split = _split_of(data)
     overrides = (*FIXED, f"data.path={data}", f"train.budget_minutes={budget / 60}", *split)
-    return load_recipe("report-d-resnet34-unet", overrides=(*overrides, "train.threshold=tune"))
+    return load_recipe("pet-resnet34-unet-cosine", overrides=(*overrides, "train.threshold=tune"))
 
 
 def _split_of(data: str) -> tuple[str, ...]:
@@ -208,7 +208,7 @@ def _command(side: str, data: str, budget: float, recipe: Recipe) -> str:
         return start + (" --encoder-weights none" if side == "scratch" else "")
     settings = " ".join(f"--set {one}" for one in FIXED)
     return (
-        f"binseg train --recipe report-d-resnet34-unet --data {Path(data).name} {settings} "
+        f"binseg train --recipe pet-resnet34-unet-cosine --data {Path(data).name} {settings} "
         f"--set data.split.method={recipe.data.split.method} "
         f"--set 'data.split.ratios={list(recipe.data.split.ratios)}' --set train.threshold=tune "
         f"--budget {budget / 60:g}m"

@@ -41,8 +41,7 @@ from binseg.imageio import IMAGE_SUFFIXES, read_image
 from binseg.inference import ModelPredictor, load
 from binseg.inference.engine import predict_files
 from binseg.inference.pretrained import default_bundle_path
-from binseg.inference.runtimes import Backend, computes_bf16
-from binseg.inference.runtimes.exported import onnx_backend, openvino_backend
+from binseg.inference.runtimes import Backend, computes_bf16, onnx_backend, openvino_backend
 from binseg.inference.runtimes.torch import TorchBackend, load_network
 from binseg.packaging import read_bundle
 from binseg.packaging.exporting import core_onnx, quantise

@@ -133,7 +133,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the recipes or rungs")
     parser.add_argument("--ladder", action="store_true", help="the rungs of report A instead")
     parser.add_argument(
-        "--recipe", default="report-a-resnet34-unet", help="of the ladder, with its network"
+        "--recipe", default="pet-resnet34-unet-plain", help="of the ladder, with its network"
     )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all runs"
@@ -170,8 +170,7 @@ def _asked(options: argparse.Namespace) -> list[Run]:
                 images_seen=options.images_seen,
                 changes=common,
             )
-            for name in recipe_names()
-            if name.startswith("report-") and not name.startswith("report-c-")
+            for name in _recipes_of("lab report")
         ]
         runs += _asked_of_em(options) if options.em else []
     chosen = options.only or [run.name for run in runs]
@@ -182,6 +181,11 @@ def _asked(options: argparse.Namespace) -> list[Run]:
             + ", ".join(run.name for run in runs)
         )
     return [run for run in runs if run.name in chosen or run.name[0] in chosen]
+
+
+def _recipes_of(source: str) -> list[str]:
+    """Name the recipes whose source begins so."""
+    return [one for one in recipe_names() if load_recipe(one).about.source.startswith(source)]
 
 
 def _asked_of_em(options: argparse.Namespace) -> list[Run]:
@@ -197,8 +201,7 @@ def _asked_of_em(options: argparse.Namespace) -> list[Run]:
             images_seen=options.em_images_seen or options.images_seen,
             changes=(f"input.size={options.em_size}", *options.set),
         )
-        for name in recipe_names()
-        if name.startswith("report-c-")
+        for name in _recipes_of("tutorial C")
     ]
 
 

@@ -12,6 +12,8 @@ speed         seconds an image in the second epoch; medians over alternating rep
 dice          validation Dice after equal epochs, over seeds
 time-to-dice  when a finished run (--run) passed a Dice, against the plain loop's time for as many
               epochs as report D trained (its measured seconds an image, extrapolated)
+load          seconds of a step beside 0, 1 and 2 busy programs, for both ways in which torch's
+              threads can wait (binseg chooses the passive one); asked for by name
 
 Without --data the images are generated ones, and without --run a short run is made: the figures
 of the documentation need the data that they name.
@@ -20,8 +22,10 @@ of the documentation need the data that they name.
 import argparse
 import csv
 import json
+import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -48,7 +52,7 @@ from binseg.training.loop import fit
 from binseg.training.run_folder import environment
 from binseg.types import Record
 
-PARTS = ("speed", "dice", "time-to-dice")
+PARTS = ("speed", "dice", "time-to-dice", "load")
 REPORT_EPOCHS = 50
 """Report D trained for 50 epochs to its 0.9165 (validation, U-Net)."""
 REPORT_DICE = 0.9036
@@ -186,7 +190,7 @@ def _recipe(options: argparse.Namespace, model: str, **changes: object) -> Recip
     settings = {"model.name": model, "data.path": str(options.data), "train.workers": 0}
     settings |= {key.replace("__", "."): value for key, value in changes.items()}
     return load_recipe(
-        "report-d-resnet34-unet",
+        "pet-resnet34-unet-cosine",
         overrides=tuple(f"{key}={json.dumps(value)}" for key, value in settings.items()),
     )
 
@@ -326,6 +330,50 @@ def time_to_dice(
     return rows
 
 
+STEPS = """
+import statistics, sys, time
+import binseg, torch
+size, batch, num = map(int, sys.argv[1:])
+network = binseg.create_model("unet", encoder="efficientnet_lite0", final_convs=1)
+network = network.to(memory_format=torch.channels_last).train()
+images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+seconds = []
+for _ in range(num + 1):
+    start = time.perf_counter()
+    network(images).mean().backward()
+    seconds.append(time.perf_counter() - start)
+print(statistics.median(seconds[1:]))
+"""
+
+
+def measure_load(options: argparse.Namespace, progress: PlainProgress) -> list[dict[str, object]]:
+    """Seconds of a step beside busy programs, medians over alternating repeats."""
+    rows: list[dict[str, object]] = []
+    command = [sys.executable, "-c", STEPS, str(options.size or 192), str(options.batch)]
+    for num_busy in (0, 1, 2):
+        busy = [
+            subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_busy)
+        ]
+        seconds: dict[str, list[float]] = {"active": [], "passive": []}
+        try:
+            for policy in [*seconds] * options.repeats:
+                run = subprocess.run(
+                    [*command, str(options.steps)],
+                    env=os.environ | {"OMP_WAIT_POLICY": policy},
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                seconds[policy].append(float(run.stdout))
+        finally:
+            for one in busy:
+                one.kill()
+        found = {policy: statistics.median(values) for policy, values in seconds.items()}
+        rows.append({"busy": num_busy, **found, "ratio": found["active"] / found["passive"]})
+        progress.say(f"{num_busy} busy programs: {found}")
+    return rows
+
+
 def main() -> int:
     """Measure what is asked for, print it, and write it."""
     options = _arguments()
@@ -345,7 +393,9 @@ def main() -> int:
         found["dice"] = measure_dice(options, progress)
     if "time-to-dice" in options.only:
         found["time_to_dice"] = time_to_dice(options, speed)
-    for part in ("speed", "dice", "time_to_dice"):
+    if "load" in options.only:
+        found["load"] = measure_load(options, progress)
+    for part in ("speed", "dice", "time_to_dice", "load"):
         for row in found.get(part, []):  # type: ignore[attr-defined]
             print(part, json.dumps(row))
     if options.json:
@@ -368,6 +418,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=32, help="of an epoch, for speed")
     parser.add_argument("--size", type=int, help="of inputs, for speed; else the report's")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6, help="of a repeat, for load")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dice-size", type=int, default=64)
     parser.add_argument("--dice-images", type=int, default=800)

@@ -156,8 +156,8 @@ def models_page() -> str:
             "channels in.\n",
             "## Named models\n",
             _table(("name", "weights", "decoder", "encoder", "options", "what it is"), models),
-            "The networks of the source reports are recipes: `report-a-unet`, "
-            "`report-a-resnet34-unet`, and so on.\n",
+            "The networks of three lab reports and a tutorial are recipes, `pet-unet-plain` and so "
+            "on; [From the reports](../from-the-reports.md)\nsays which is whose.\n",
             "## Encoders\n",
             _table(("name", "weights", "what it is", "source", "options"), encoders),
             "`timm:NAME` is any `features_only` network of timm (extra `timm`, which needs "
@@ -195,7 +195,7 @@ def losses_page() -> str:
     for loss, entry in LOSSES.items():
         parts.append(f"## {loss}\n\n{entry.summary} ({entry.source}).\n")
         knobs = [
-            (f"`{name}`", f"{knob.default:g}", knob.domain, knob.meaning)
+            (f"`{name}`", f"{knob.default:g}", knob.rule.accepted(), knob.rule.help)
             for name, knob in entry.knobs.items()
         ]
         if knobs:

@@ -105,20 +105,22 @@ def test_every_recipe_names_a_network_that_exists() -> None:
     recipes = {name: load_recipe(name) for name in recipe_names()}
     for recipe in recipes.values():
         resolve_options(recipe.model.decoder, recipe.model.encoder, recipe.model.options)
-    for letter in "abd":
-        assert {f"report-{letter}-unet", f"report-{letter}-resnet34-unet"} <= recipes.keys()
-    assert {"report-c-keras-unet", "report-c-unet"} <= recipes.keys()
+    for letter, name in (("A", "plain"), ("B", "augmented"), ("D", "cosine")):
+        for network in ("unet", "resnet34-unet"):
+            source = recipes[f"pet-{network}-{name}"].about.source
+            assert source == f"lab report {letter} on Oxford-IIIT Pet"
+    assert {"em-keras-unet", "em-unet"} <= recipes.keys()
 
 
 def test_the_twin_of_the_tutorial_differs_in_its_network_alone() -> None:
     """The PyTorch recipe of tutorial C changes nothing but the model."""
-    keras, twin = (load_recipe(f"report-c-{name}") for name in ("keras-unet", "unet"))
+    keras, twin = (load_recipe(f"em-{name}") for name in ("keras-unet", "unet"))
     assert twin.model_copy(update={"about": keras.about, "model": keras.model}) == keras
 
 
 def test_the_stack_is_cut_in_blocks_with_a_gap(stack: Path, pets: Path, tmp_path: Path) -> None:
     """Patches of one slice stay in one split: first slices train, the last ones validate."""
-    recipe = smaller("report-c-unet", pets=pets, stack=stack)
+    recipe = smaller("em-unet", pets=pets, stack=stack)
     train(recipe, out=tmp_path / "run")
     lines = (tmp_path / "run" / "split.csv").read_text("utf-8").splitlines()[1:]
     splits = [line.split(",")[1] for line in lines]

@@ -331,7 +331,7 @@ def test_entries_are_documented(name: str) -> None:
     entry = LOSSES[name]
     assert entry.summary
     assert entry.source
-    assert all(knob.meaning for knob in entry.knobs.values())
+    assert all(knob.rule.help for knob in entry.knobs.values())
     arguments = batch()
     assert (
         build_loss(name, entry.defaults)(*arguments).item() == build_loss(name)(*arguments).item()

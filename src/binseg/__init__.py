@@ -5,8 +5,14 @@
 >>> run.model.predict("photo.jpg").mask  # doctest: +SKIP
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+# torch's threads wait for each other by spinning, which beside any other busy program makes a
+# training step two to seven times as long (`benchmarks/train.py --only load`). Asleep they cost a
+# quiet machine up to a tenth. Heard only if torch is imported later; the numbers stay the same.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from binseg.api import Ensemble, Model, Run, load, open_dataset, plan, predict_files, train

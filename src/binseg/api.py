@@ -41,21 +41,7 @@ class _Evaluated:
         spacing: float | None = None,
         progress: Progress = SILENT,
     ) -> Report:
-        """Score the model on one split (train, val, test or all); see `binseg.evaluate`.
-
-        Args:
-            data: where the images are; a run knows its own.
-            split: train, val, test or all.
-            out: folder for the report's files; None writes nothing.
-            by: columns of the data to slice the scores by.
-            tolerance: how far an outline may be off, in pixels, or in mm where `spacing` is given.
-            spacing: millimetres per pixel.
-            progress: told how far it is.
-
-        Raises:
-            UsageError: an unknown split or column, or no data.
-            DataError: no image to score, or one that a member of an ensemble was trained on.
-        """
+        """Score the model on one split; `binseg.evaluate` describes arguments and errors."""
         from binseg.pipelines.evaluate_model import evaluate
 
         model = cast("Predictor", self)
@@ -133,7 +119,8 @@ def load(
     """Open a model to predict with, or several that answer together.
 
     Args:
-        path: a bundle's folder, its zip, or a run's folder; several make an ensemble.
+        path: a bundle's folder, its zip, a run's folder, or "pets", the model of cats and dogs
+            that comes with binseg; several make an ensemble.
         settings: backend, device, precision, batch_size and tta, as `LoadSettings` tells.
 
     Raises:
@@ -291,7 +278,6 @@ def train(
 
 @contextmanager
 def _needing_torch(purpose: str) -> Iterator[None]:
-    """Turn the absence of what training brings into a sentence."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -6,7 +6,6 @@ and no gradient: whatever stands there, even nan, changes nothing. "Per image" l
 over the images that have a valid pixel.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from binseg.config.named_models import OptionRule
 from binseg.errors import UsageError, suggest
 
 
@@ -72,25 +72,20 @@ class _Pixels:
 
     @property
     def target_BN(self) -> Float[Tensor, "B N"]:
-        """The truth, pixel by pixel."""
         return self.target_B1HW.flatten(1)
 
     @cached_property
     def weight_BN(self) -> Float[Tensor, "B N"]:
-        """1 where valid, 0 where ignored."""
         return self.valid_B1HW.float().flatten(1)
 
     @property
     def probability_BN(self) -> Float[Tensor, "B N"]:
-        """Sigmoid of the logits, 0 where ignored."""
         return self.logits_BN.sigmoid() * self.weight_BN
 
     def mean_over_pixels(self, values_BN: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
-        """Average over all valid pixels of the batch; 0 where there are none."""
         return (values_BN * self.weight_BN).sum() / self.counts.pixels
 
     def mean_over_images(self, values_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
-        """Average over the images that have a valid pixel; 0 where there are none."""
         seen_B = self.weight_BN.amax(dim=1)
         return (values_B * seen_B).sum() / self.counts.images
 
@@ -198,7 +193,6 @@ def _compute(
     valid_B1HW: Tensor,
     counts: BatchCounts | None = None,
 ) -> Tensor:
-    """Compute a loss whose options are set."""
     assert logits_B1HW.ndim == 4, "logits are batch x 1 x height x width"
     assert logits_B1HW.shape == target_B1HW.shape == valid_B1HW.shape, "tensors are of one size"
     assert valid_B1HW.dtype == torch.bool, "valid is bool"
@@ -213,33 +207,10 @@ def _compute(
 
 
 class Knob(NamedTuple):
-    """One option of a loss: what it does, its default, and which numbers it takes."""
+    """One option of a loss."""
 
-    meaning: str
     default: float
-    low: float = 0.0
-    high: float = math.inf
-    is_whole: bool = False  # True if it takes only whole numbers
-
-    def check(self, value: object, *, loss: str, name: str) -> float:
-        """Give the value as a number, or say what the option takes."""
-        number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-        if (
-            number is None
-            or not math.isfinite(number)
-            or not self.low <= number <= self.high
-            or (self.is_whole and number != int(number))
-        ):
-            raise UsageError(f"loss {loss}: {name} is {value!r}; it takes {self.domain}")
-        return float(number)
-
-    @property
-    def domain(self) -> str:
-        """The numbers that it takes, in words."""
-        kind = "a whole number" if self.is_whole else "a number"
-        if math.isinf(self.high):
-            return f"{kind}, {self.low:g} or more"
-        return f"{kind} from {self.low:g} to {self.high:g}"
+    rule: OptionRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,22 +228,19 @@ class LossEntry:
         return {name: knob.default for name, knob in self.knobs.items()}
 
 
-_SMOOTH = Knob(
-    "added above and below the fraction, in pixels; keeps empty masks finite", 1.0, low=1e-6
-)
-_BORDER_SMOOTHING = Knob(
-    "bce's truth passes from 0 to 1 over so many pixels on either side of a border",
-    default=0.0,
-    high=64.0,
-    is_whole=True,
-)
+_SMOOTH = Knob(1.0, OptionRule(
+    float, "added above and below the fraction, in pixels; keeps empty masks finite", low=1e-6
+))  # fmt: skip
+_BORDER_SMOOTHING = Knob(0.0, OptionRule(
+    int, "bce's truth passes from 0 to 1 over so many pixels on either side of a border", high=64
+))  # fmt: skip
 
 LOSSES: Mapping[str, LossEntry] = MappingProxyType({
     "bce": LossEntry(summary="binary cross-entropy, averaged over all valid pixels",
         source="reports A, C and D", function=_bce,
         knobs={
-            "foreground_weight": Knob(
-                "weight of foreground pixels; above 1 finds more and errs more", 1.0),
+            "foreground_weight": Knob(1.0, OptionRule(
+                float, "weight of foreground pixels; above 1 finds more and errs more")),
             "border_smoothing": _BORDER_SMOOTHING}),
     "dice": LossEntry(summary="1 - soft Dice, per image",
         source="Milletari et al., V-Net (3DV 2016); report A's smooth 1", function=_dice,
@@ -281,8 +249,8 @@ LOSSES: Mapping[str, LossEntry] = MappingProxyType({
         summary="bce + dice: steady gradients of the one, the other's eye for small objects",
         source="reports A and B", function=_bce_dice,
         knobs={
-            "bce_weight": Knob("what bce is multiplied with", 1.0),
-            "dice_weight": Knob("what dice is multiplied with", 1.0),
+            "bce_weight": Knob(1.0, OptionRule(float, "what bce is multiplied with")),
+            "dice_weight": Knob(1.0, OptionRule(float, "what dice is multiplied with")),
             "smooth": _SMOOTH, "border_smoothing": _BORDER_SMOOTHING}),
     "jaccard": LossEntry(summary="1 - soft IoU, per image",
         source="Rahman & Wang, Optimizing Intersection-Over-Union (ISVC 2016)",
@@ -295,23 +263,27 @@ LOSSES: Mapping[str, LossEntry] = MappingProxyType({
         source="Lin et al., Focal Loss for Dense Object Detection (ICCV 2017), equation 5",
         function=_focal,
         knobs={
-            "alpha": Knob("weight of foreground; background has 1 - alpha", 0.25, high=1.0),
-            "gamma": Knob("how fast easy pixels fade; 0 is weighted bce", 2.0)}),
+            "alpha": Knob(0.25, OptionRule(
+                float, "weight of foreground; background has 1 - alpha", high=1.0)),
+            "gamma": Knob(2.0, OptionRule(
+                float, "how fast easy pixels fade; 0 is weighted bce"))}),
     "tversky": LossEntry(
         summary="Dice with its own weight for extra and for missed pixels, per image",
         source="Salehi, Erdogmus & Gholipour, Tversky loss function (MLMI 2017)", function=_tversky,
         knobs={
-            "alpha": Knob("weight of extra pixels (false positives)", 0.3),
-            "beta": Knob("weight of missed pixels (false negatives)", 0.7), "smooth": _SMOOTH}),
+            "alpha": Knob(0.3, OptionRule(float, "weight of extra pixels (false positives)")),
+            "beta": Knob(0.7, OptionRule(float, "weight of missed pixels (false negatives)")),
+            "smooth": _SMOOTH}),
     "boundary": LossEntry(
         summary="bce + dice with extra weight along the object's border, per image",
         source="border weights: Ronneberger, Fischer & Brox, U-Net (MICCAI 2015), equation 2; "
         "weighted cross-entropy plus weighted overlap: Wei, Wang & Huang, F3Net (AAAI 2020); "
         "border by max-pooling: Bokhovkin & Burnaev, Boundary Loss (ISNN 2019)", function=_boundary,
         knobs={
-            "width": Knob("pixels on either side of the border that weigh more",
-                default=3.0, low=1.0, high=64.0, is_whole=True),
-            "border_weight": Knob("weight of border pixels beyond the 1 of all others", 5.0),
+            "width": Knob(3.0, OptionRule(
+                int, "pixels on either side of the border that weigh more", low=1, high=64)),
+            "border_weight": Knob(5.0, OptionRule(
+                float, "weight of border pixels beyond the 1 of all others")),
             "smooth": _SMOOTH}),
 })  # fmt: skip
 """Every loss by the name it has in recipes."""
@@ -332,9 +304,15 @@ def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
         if option not in entry.knobs:
             known = suggest(option, entry.knobs) if entry.knobs else "it has none"
             raise UsageError(f"loss {name} has no option {option!r}; {known}")
-    given = {**entry.defaults, **(options or {})}
-    checked = {
-        option: knob.check(given[option], loss=name, name=option)
-        for option, knob in entry.knobs.items()
-    }
+    given: dict[str, object] = {**entry.defaults, **(options or {})}
+    checked: dict[str, float] = {}
+    for option, value in given.items():
+        rule = entry.knobs[option].rule
+        if isinstance(value, float) and value.is_integer():  # as recipes have all numbers
+            value = int(value)  # noqa: PLW2901
+        if not rule.takes(value):
+            told = f"loss {name}: {option} is {value!r}; it takes {rule.accepted()}"
+            raise UsageError(told)
+        assert isinstance(value, int | float)
+        checked[option] = float(value)
     return partial(_compute, partial(entry.function, **checked))

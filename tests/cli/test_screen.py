@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from binseg.cli import app
-from binseg.cli.console import LiveProgress
+from binseg.cli.console import LiveProgress, message
 from binseg.cli.predict import _tell_quality
 from binseg.cli.screen import headline, rows_table, scores_in_short
 from binseg.config import recipe_names
@@ -74,6 +74,20 @@ def test_details_wait_for_verbose(
     told = capsys.readouterr().err
     assert ("epoch 1" in told) == shows_details
     assert "left out" in told
+
+
+def test_a_window_breaks_messages_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal no name is cut at the edge; in a pipe a message stays one line."""
+    text = "21 of 24 images are probably masked poorly: " + ", ".join(["a_photo.png"] * 9)
+    for is_terminal in (True, False):
+        screen = io.StringIO()
+        monkeypatch.setattr(screen, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        monkeypatch.setattr("sys.stderr", screen)
+        monkeypatch.setenv("COLUMNS", "80")
+        message(text)
+        lines = screen.getvalue().splitlines()
+        assert " ".join(lines) == text
+        assert (max(map(len, lines)) <= 80) == is_terminal
 
 
 def test_names_to_type_are_never_cut() -> None:

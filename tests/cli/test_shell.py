@@ -57,7 +57,12 @@ def test_help_has_examples(verb: str) -> None:
     """Every verb's help ends with commands to copy."""
     result = CliRunner().invoke(app, [verb, "--help"])
     assert result.exit_code == 0
-    assert f"binseg {verb}" in result.stdout.rpartition("Examples")[2]
+    examples = result.stdout.rpartition("Examples")[2]
+    assert f"binseg {verb}" in examples
+    for line in examples.splitlines() if "Examples" in result.stdout else ():
+        assert not line.strip() or line.split()[0].startswith(("binseg", "torchrun", "BINSEG_")), (
+            f"broken at 80 columns: {line}"
+        )
 
 
 WITHOUT_TORCH = """

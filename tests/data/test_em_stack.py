@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not STACK.is_dir(), reason="the stack is not her
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     """The stack as recipe C takes it."""
-    data = load_recipe("report-c-unet").data.model_copy(update={"path": str(STACK)})
+    data = load_recipe("em-unet").data.model_copy(update={"path": str(STACK)})
     return assign_splits(open_dataset(data), data.split)
 
 
@@ -34,7 +34,7 @@ def test_the_stack_is_split_in_two_blocks_with_a_gap(dataset: Dataset) -> None:
 
 def test_patches_are_the_stack_s_own_pixels(dataset: Dataset, tmp_path: Path) -> None:
     """Each of the 12 patches of a slice is found in the file, and its mask at the same place."""
-    recipe = load_recipe("report-c-unet")
+    recipe = load_recipe("em-unet")
     records = [record for record in dataset.records if record.page == PAGE]
     cache = open_cache(
         records, dataset.rule, recipe.input.preprocessing().as_trained(), folder=tmp_path

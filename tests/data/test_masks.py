@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -391,7 +392,7 @@ def test_masks_that_are_drawn_in_transparency_are_read_so(
         colour_HW3 = colours_HW3.get(under, np.zeros_like(photo_HW3))
         image = Image.fromarray(np.dstack([colour_HW3, mask_HW.astype(np.uint8) * 255]))
         path = tmp_path / f"{number}{suffix}"
-        image.save(path, **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
+        image.save(path, **(dict[str, Any](lossless=True, exact=True) if suffix == ".webp" else {}))
         records.append(Record(id=str(number), image_path=path, mask_path=path))
     rule = detect_rule(records, DataConfig())
     assert "transparency" in rule.describe()
@@ -419,7 +420,8 @@ def test_masks_that_are_all_full_are_refused(of_masks: Callable[..., list[Record
 def test_lossy_masks_of_black_and_white_are_cut_in_the_middle(tmp_path: Path, suffix: str) -> None:
     """Compression tints greys a little: they are greys all the same."""
     path = tmp_path / f"a{suffix}"
-    options = {".jp2": {"irreversible": True, "quality_layers": [4]}}.get(suffix, {"quality": 60})
+    of_jp2: dict[str, Any] = {"irreversible": True, "quality_layers": [4]}
+    options = of_jp2 if suffix == ".jp2" else {"quality": 60}
     painted(WHITE).save(path, **options)
     record = Record(id="a", image_path=path, mask_path=path)
     rule = detect_rule([record], DataConfig())

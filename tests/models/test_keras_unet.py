@@ -31,7 +31,7 @@ def _ours(parameter: Tensor, name: str) -> Tensor:
 def test_same_weights_same_logits_as_the_torch_unet() -> None:
     """With its weights copied across, our norm-free U-Net gives the same logits: same network."""
     theirs = keras_unet().eval()
-    twin = load_recipe("report-c-unet").model.arguments()
+    twin = load_recipe("em-unet").model.arguments()
     ours = create_model(**(twin | {"width": 4, "depth": 3})).eval()
     # Both list their layers in the order of computation, and each has a kernel and a bias; but
     # Keras joins (skip, up) and report A joins (up, skip): that half of the kernel trades places.

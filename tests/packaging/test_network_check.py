@@ -15,7 +15,7 @@ from onnx import ModelProto as Model
 from onnx import TensorProto, checker, helper, load_from_string, numpy_helper
 
 from binseg.errors import BundleError
-from binseg.inference.runtimes.exported import checked_logits
+from binseg.inference.runtimes import checked_logits
 from binseg.models import DECODERS, ENCODERS, create_model
 from binseg.models.create import resolve_options
 from binseg.packaging import NETWORK, Card, Reference, read_bundle, write_bundle

@@ -17,6 +17,7 @@ from binseg.pipelines.bench_training import (
     profile_steps,
     suggested_rate,
 )
+from binseg.training import devices
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(
@@ -81,12 +82,11 @@ def test_the_batch_grows_while_that_pays(monkeypatch: pytest.MonkeyPatch) -> Non
     trials = find_batch_size(steps, RECIPE, num=8, num_steps=1)
     assert [trial.batch_size for trial in trials] == [2, 4, 8]
     assert trials[0].memory < trials[1].memory < trials[2].memory
-    monkeypatch.setattr(
-        bench_training, "available_memory", lambda device: trials[1].memory / 0.8 + 1
-    )
+    room = trials[1].memory / 0.8 + 1
+    monkeypatch.setattr(devices, "available_memory", lambda device: room)
     fewer = find_batch_size(steps, RECIPE, num=8, num_steps=1)
     assert [trial.batch_size for trial in fewer] == [2, 4]
-    monkeypatch.setattr(bench_training, "available_memory", lambda device: 1000)
+    monkeypatch.setattr(devices, "available_memory", lambda device: 1000)
     with pytest.raises(TrainingError, match=r"lower input\.size"):
         find_batch_size(steps, RECIPE, num=8, num_steps=1)
 

@@ -13,12 +13,11 @@ import tifffile
 from PIL import Image
 
 from binseg.inference import PredictOptions, load
-from binseg.inference.bands import Bands
 from binseg.inference.engine import predict_files, run
 from binseg.inference.pretrained import default_bundle_path
-from binseg.inference.remote import RemoteSource
 from binseg.inference.sinks import FolderSink
-from binseg.inference.sources import FileSource
+from binseg.inference.sources import FileSource, RemoteSource
+from binseg.inference.tiling import Bands
 from binseg.pipelines import cluster
 from binseg.pipelines.cluster import ModelFiles, _runs, predict_on
 
@@ -49,7 +48,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_runs_of_bands_are_neighbours_and_complete() -> None:
     """Bands that are there already split a run; none is lost, none twice."""
-    rest = {"probability": None, "whole_pixels": 1}
+    rest = {"tile": 64, "probability": None, "whole_pixels": 1}
     page = Bands(path=Path("a"), folder=Path("b"), page=0, numbers=(0, 1, 2, 5, 6, 9), **rest)  # type: ignore[arg-type]
     runs = [one.numbers for (one,) in _runs([page], 2)]
     assert runs == [(0, 1), (2,), (5, 6), (9,)]

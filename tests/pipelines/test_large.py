@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,15 @@ from scipy import ndimage
 from binseg.errors import BinsegError, ImageError, OutputError, UsageError
 from binseg.imageio import Layout, needs_windows
 from binseg.imageio.windows import open_windows
-from binseg.inference import ModelPredictor, PredictOptions, journal
-from binseg.inference import large as predicting
-from binseg.inference.bands import page_layout
+from binseg.inference import ModelPredictor, PredictOptions, journal, tiling
+from binseg.inference.engine import by_parts
 from binseg.inference.large import predict_large
+from binseg.inference.quality import Judge
+from binseg.inference.sinks import FolderSink, Written
+from binseg.inference.sources import Failure, InputImage
+from binseg.inference.tiling import Bands, page_layout
+from binseg.packaging import Knowledge
+from binseg.pipelines.cluster import ModelFiles, _compute
 from binseg.postprocess import PostProcessing, clean
 from binseg.progress import Silent
 from binseg.types import Preprocessing
@@ -122,8 +127,8 @@ def test_the_mask_is_that_of_predict(path: Path, tmp_path: Path) -> None:
     found_HW = tifffile.imread(tmp_path / "out_probability.tif")
     np.testing.assert_allclose(found_HW, wanted.probability, rtol=0, atol=1e-6)
     assert result.foreground == wanted.mask.mean()
-    assert (result.height, result.width, result.num_pages) == (HEIGHT, WIDTH, 1)
-    assert json.loads(json.dumps(result.as_dict()))["mask"] == str(tmp_path / "out.tif")
+    assert mask_HW.shape == (HEIGHT, WIDTH)
+    assert result.mask == tmp_path / "out.tif"
     assert sorted(one.name for one in tmp_path.iterdir()) == [
         "in.tif", "out.tif", "out_probability.tif",
     ]  # fmt: skip
@@ -147,9 +152,9 @@ def test_a_stack_gives_a_stack(*, small: bool, stack: Path, tmp_path: Path) -> N
     assert needs_windows(stack)
     predictor = model()
     limit = 10**9 if small else 0  # read whole, or by windows
-    result = predict_large(predictor, stack, out=tmp_path / "out.tif", whole_pixels=limit)
+    predict_large(predictor, stack, out=tmp_path / "out.tif", whole_pixels=limit)
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
-        assert result.num_pages == len(file.pages) == 3
+        assert len(file.pages) == 3
         for page in range(3):
             wanted_HW = predictor.predict(stack, page=page).mask
             np.testing.assert_array_equal(file.pages[page].asarray(), wanted_HW * np.uint8(255))
@@ -204,7 +209,7 @@ from typing import Any
 from test_large import Blur, low_bands, model
 from binseg.inference import large as predicting
 from binseg.inference.large import predict_large
-predicting.page_layout = low_bands
+predicting.tiling.page_layout = low_bands
 predict_large(model(Blur(wait=0.02)), sys.argv[2], out=Path(sys.argv[3]), whole_pixels=0)
 """
 
@@ -250,9 +255,14 @@ def test_other_settings_start_again(path: Path, tmp_path: Path) -> None:
         tifffile.imread(out) > 0, model().predict(path, options=LOWER).mask
     )
     begin(path, tmp_path / "two.tif")
-    os.utime(path, (1, 1))
+    begin(path, tmp_path / "three.tif")
+    pixels = 255 - tifffile.imread(path)
+    os.utime(path, (2, 2))  # a date says nothing of the content
+    result = predict_large(model(), path, out=tmp_path / "two.tif", whole_pixels=0)
+    assert result.num_resumed > 0
+    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="minisblack")
     heard = Heard()
-    predict_large(model(), path, out=tmp_path / "two.tif", progress=heard, whole_pixels=0)
+    predict_large(model(), path, out=tmp_path / "three.tif", progress=heard, whole_pixels=0)
     assert any("another image; starting again" in line for line in heard.lines)
 
 
@@ -438,5 +448,55 @@ def test_damaged_images_leave_no_output(path: Path, tmp_path: Path) -> None:
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test has bands of few rows, so that small images have several."""
     with monkeypatch.context() as patch:
-        patch.setattr(predicting, "page_layout", low_bands)
+        patch.setattr(tiling, "page_layout", low_bands)
         yield
+
+
+class Known(ModelPredictor):
+    """A model that learnt from pixels of 1 um."""
+
+    @property
+    def judge(self) -> Judge:
+        """Know nothing else."""
+        known = Knowledge(
+            names=("a",), centre=(0,), spread=(1,), low=(0,), high=(1,), precision=((1,),), limit=1,
+            pixel_um=1.0,
+        )  # fmt: skip
+        return Judge(knowledge=known, preprocessing=self.preprocessing)
+
+
+def test_other_processes_resize_to_the_model_s_pixels(
+    pages: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bands from elsewhere are those of one process, for pixels of another size, too."""
+    known = Known(
+        backend=Blur(),
+        preprocessing=model().preprocessing,
+        threshold=0.6,
+        bundle_id="blur",
+    )
+    monkeypatch.setattr(ModelFiles, "load", lambda _: known)
+    path = tmp_path / "in.tif"
+    half: dict[str, Any] = {"resolution": (5000, 5000), "resolutionunit": "CENTIMETER"}  # 2 um
+    tifffile.imwrite(path, pages[0], tile=(64, 64), photometric="minisblack", **half)
+    options, files = PredictOptions(), ModelFiles(paths=("model",))
+    masks: list[Path] = []
+
+    def elsewhere(asked: Sequence[Bands]) -> None:
+        heard.say(f"{sum(_compute(files, options, [one]) for one in asked)} bands")
+
+    for there in (None, elsewhere):
+        heard, out = Heard(), tmp_path / f"out{len(masks)}"
+        image = InputImage(path=path, relative=Path("in.tif"), kind="large")
+        how: Any = {"progress": heard, "elsewhere": there}
+        found = by_parts(image, out / "in", known, FolderSink(out), options, **how)
+        assert isinstance(found, Written)
+        assert any("resized by 2" in line for line in heard.lines)
+        masks.append(found.mask)
+    assert "6 bands" in heard.lines
+    assert masks[0].read_bytes() == masks[1].read_bytes()
+    unscaled = predict_large(model(), path, out=tmp_path / "unscaled.tif").mask
+    assert (tifffile.imread(unscaled) != tifffile.imread(masks[0])).any()
+    path.write_bytes(path.read_bytes()[:3000])
+    bad = by_parts(image, out / "bad", known, FolderSink(out), options, **how)
+    assert isinstance(bad, Failure)

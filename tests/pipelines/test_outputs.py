@@ -192,6 +192,9 @@ def test_places_and_pixel_sizes_of_others_are_read(tmp_path: Path) -> None:
     for unit, expected in (("CENTIMETER", PixelSize(height=1.0, width=0.5)), ("INCH", None)):
         tifffile.imwrite(tmp_path / "r.tif", pixels, resolution=(20000, 10000), resolutionunit=unit)
         assert read_pixel_size(tmp_path / "r.tif") == expected
+    for name in ("ij.tif", "o.ome.tif"):
+        whole = read_pixel_size(tmp_path / name)
+        assert read_pixel_size((tmp_path / name).read_bytes()) == whole
     assert read_pixel_size(tmp_path / "gone.tif") is None
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import binseg
+from binseg.cli import app
 from binseg.config import Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.errors import BundleError, DataError, OutputError, TrainingError, UsageError
-from binseg.pipelines.catalogue import list_encoders, list_models, list_recipes
 from binseg.pipelines.run_demo import demo
 from binseg.pipelines.show_augmentation import plot_augmentation
 from binseg.pipelines.train_model import resume_training, train
@@ -218,10 +219,14 @@ def test_sheet_shows_the_unchanged_first(discs: Path, tmp_path: Path) -> None:
 
 def test_catalogue_knows_models_and_recipes() -> None:
     """Every named model's encoder, and every recipe's, is in the list of encoders."""
-    encoders = {str(line["name"]) for line in list_encoders()}
-    assert {line["encoder"] for line in list_models()} <= encoders
-    assert {load_recipe(str(line["name"])).model.encoder for line in list_recipes()} <= encoders
-    assert os.sep not in "".join(str(line["name"]) for line in list_models())
+    models, encoders, recipes = (
+        json.loads(CliRunner().invoke(app, [*verb.split(), "--json"]).stdout)
+        for verb in ("models", "encoders", "recipes list")
+    )
+    names = {line["name"] for line in encoders}
+    assert {line["encoder"] for line in models} <= names
+    assert {load_recipe(line["name"]).model.encoder for line in recipes} <= names
+    assert os.sep not in "".join(line["name"] for line in models)
 
 
 def test_what_a_run_left_before_it_began_is_nothing(

@@ -128,10 +128,8 @@ def test_size_stays_small(made_up: Any, tmp_path: Path) -> None:
     item = made_up.items[5]
     noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
     mask = noise[:, :, 0] > 128
-    large = [
-        replace(item, id=str(n), image_HWC=noise, truth_HW=mask, prediction_HW=~mask, valid_HW=None)
-        for n in range(NUM_IMAGES)
-    ]
+    masks = {"truth_HW": mask, "prediction_HW": ~mask, "valid_HW": np.ones_like(mask)}
+    large = [replace(item, id=str(n), image_HWC=noise, **masks) for n in range(NUM_IMAGES)]
     images = tuple(replace(report.images[n % 70], id=f"image {n:09}") for n in range(368))
     write_page(tmp_path / "p.html", report=replace(report, images=images), galleries=[("", large)])
     assert (tmp_path / "p.html").stat().st_size < 16_000_000

@@ -18,7 +18,7 @@ def test_the_page_and_the_table_tell_the_same(tmp_path: Path) -> None:
               expected_dice=0.93, low=0.9, high=0.95, area=100.0, unit="\u00b5m\u00b2"),
         Entry(name="<b>odd</b>.png", thumb=thumb, num_objects=2, foreground=0.5, low=0.1, high=0.9,
               flag="unlike the training data", expected_dice=0.96, reason="colour"),
-        Entry(name="huge.tif", foreground=0.25),
+        Entry(name="=huge.tif", foreground=0.25),
     ]  # fmt: skip
     page = write_predictions_page(tmp_path, entries, model="cells").read_text()
     assert page.index("&lt;b&gt;odd") < page.index("good.png") < page.index("huge.tif")
@@ -28,7 +28,7 @@ def test_the_page_and_the_table_tell_the_same(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
     table = (tmp_path / "summary.csv").read_text("utf-8")
     rows = list(csv.DictReader(table.splitlines()))
-    assert [row["name"] for row in rows] == ["good.png", "<b>odd</b>.png", "huge.tif"]
+    assert [row["name"] for row in rows] == ["good.png", "<b>odd</b>.png", "'=huge.tif"]
     assert rows[1]["reason"] == "colour"
     assert rows[2]["flag"] == "not judged"
     assert rows[2]["expected_dice"] == ""

@@ -13,8 +13,7 @@ import pytest
 from binseg.errors import BundleError, UsageError
 from binseg.inference import opening, runtimes
 from binseg.inference.opening import is_verified, remember_verified
-from binseg.inference.runtimes import candidates, open_backend, proofs_of
-from binseg.inference.runtimes.exported import num_threads
+from binseg.inference.runtimes import candidates, num_threads, open_backend, proofs_of
 from binseg.packaging import NETWORK, NETWORK_INT8, PROOFS, Bundle, Card
 
 Choosing = Callable[..., list[tuple[str, str]]]

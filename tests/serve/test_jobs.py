@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,7 +25,7 @@ from binseg.errors import OutputError, UsageError
 from binseg.imageio.cage import Cage
 from binseg.inference import ModelPredictor
 from binseg.serve.job_routes import _check_room
-from binseg.serve.job_store import IMAGE, JobStore
+from binseg.serve.job_store import FACTS, IMAGE, JobStore
 from binseg.serve.job_worker import JobWorker
 from binseg.serve.limits import Limits
 from binseg.serve.model_registry import ModelRegistry
@@ -155,34 +154,41 @@ def test_disk_use_is_counted_as_it_is(predictor: ModelPredictor, tmp_path: Path)
     store.close()
 
 
-def test_a_locked_table_is_no_start_of_a_job(
+def test_facts_that_cannot_be_written_are_no_start_of_a_job(
     predictor: ModelPredictor, image: bytes, tmp_path: Path
 ) -> None:
     """However often a result can't be noted, the job isn't one that takes the server down."""
     store = JobStore(tmp_path)
-    _put(store, image, predictor.bundle_id)
+    id_ = _put(store, image, predictor.bundle_id)
     for _ in range(5):
-        begun = store.begin()  # each time the result is made and the table is locked then
+        begun = store.begin()  # each time the result is made, and the disk refuses it then
         assert begun is not None
         assert begun.starts == 1
     store.close()
-    foreign = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
-    foreign.execute("begin exclusive")
+    facts = tmp_path / "jobs" / id_ / FACTS
+    facts.unlink()
+    facts.mkdir()
     with pytest.raises(OutputError, match="can't be kept"):
         JobStore(tmp_path)
-    foreign.close()
 
 
 @pytest.mark.parametrize("facts", ["[]", "{", '{"id": "../../x"}', '{"more": 1}'])
-def test_a_table_of_others_is_one_line(tmp_path: Path, facts: str) -> None:
-    """Rows that aren't jobs, or lead elsewhere, end the start; nothing is removed or sent."""
+def test_facts_of_others_are_one_line(tmp_path: Path, facts: str) -> None:
+    """What is no job, or leads elsewhere, ends the start; nothing is removed or sent."""
     JobStore(tmp_path).close()
-    whole = {"id": "a", "model": "m", "name": "n", "query": {}, "num_bytes": 1, "state": "failed"}
+    whole = {
+        "id": "a",
+        "number": 1,
+        "model": "m",
+        "name": "n",
+        "query": {},
+        "num_bytes": 1,
+        "state": "failed",
+    }
     with contextlib.suppress(ValueError, TypeError):
         facts = json.dumps({**whole, **json.loads(facts)})
-    with sqlite3.connect(tmp_path / "jobs.sqlite") as base:
-        base.execute("insert into jobs (id, facts) values ('a', ?)", (facts,))
-    base.close()
+    (tmp_path / "jobs" / "a").mkdir()
+    (tmp_path / "jobs" / "a" / FACTS).write_text(facts, "utf-8")
     with pytest.raises(OutputError, match="can't be kept"):
         JobStore(tmp_path)
 
@@ -435,64 +441,68 @@ def test_a_clock_that_is_set_forward_removes_nothing(
     store.close()
 
 
-def test_a_foreign_lock_freezes_nobody(open_client: Open, image: bytes) -> None:
-    """While another program holds the table, all that isn't a new job is answered at once."""
+def test_a_disk_that_hangs_freezes_nobody(
+    open_client: Open, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a new job waits for the disk all else is answered at once; then it is refused."""
     with open_client() as client:
         location = client.post("/v1/jobs", content=image).json()["location"]
         _done(client.get, location)
-        base = client.app_state["service"].store.folder / "jobs.sqlite"
-        foreign = sqlite3.connect(base, isolation_level=None)
-        foreign.execute("begin exclusive")
-        try:
-            refused: list[Any] = []
-            asking = threading.Thread(
-                target=lambda: refused.append(client.post("/v1/jobs", content=image))
-            )
-            asking.start()
-            start = time.monotonic()
-            while asking.is_alive():
-                for path in ("/healthz", "/metrics", location, f"{location}/result"):
-                    asked = time.monotonic()
-                    assert client.get(path).status_code == 200, path
-                    assert time.monotonic() - asked < 1, path
-                assert time.monotonic() - start < 20
-            asking.join()
-            assert refused[0].status_code == 503
-            assert refused[0].json()["error"]["code"] == "storage"
-            assert client.delete(location).status_code == 204, "its files are gone"
-            folders = list((base.parent / "jobs").iterdir())
-            assert folders == []
-        finally:
-            foreign.close()
+        refused: list[Any] = []
+        entered, gate = threading.Event(), threading.Event()
+
+        def hang(path: Path, facts: object) -> None:
+            entered.set()
+            assert gate.wait(PATIENCE_S)
+            raise OutputError(f"can't write {path}: no space left")
+
+        monkeypatch.setattr("binseg.serve.job_store.write_json", hang)
+        asking = threading.Thread(
+            target=lambda: refused.append(client.post("/v1/jobs", content=image))
+        )
+        asking.start()
+        assert entered.wait(PATIENCE_S)
+        for path in ("/healthz", "/metrics", location, f"{location}/result"):
+            asked = time.monotonic()
+            assert client.get(path).status_code == 200, path
+            assert time.monotonic() - asked < 5, path
+        assert client.delete(location).status_code == 204
         assert client.get(location).status_code == 404
+        gate.set()
+        asking.join(PATIENCE_S)
+        assert refused[0].status_code == 507
+        assert refused[0].json()["error"]["code"] == "storage"
+        assert list((client.app_state["service"].store.folder / "jobs").iterdir()) == []
+        monkeypatch.undo()
         again = client.post("/v1/jobs", content=image).json()["location"]
         _done(client.get, again)
 
 
 def test_deleting_frees_a_full_disk(
-    predictor: ModelPredictor, image: bytes, tmp_path: Path
+    predictor: ModelPredictor, image: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files go although the table can't be written; the next start knows the job no more."""
+    """The files go although nothing can be written; the next start knows the job no more."""
     store = JobStore(tmp_path)
-    id_, other = (_put(store, image, predictor.bundle_id) for _ in range(2))
+    id_, other, held = (_put(store, image, predictor.bundle_id) for _ in range(3))
 
-    class _Full:
-        def __enter__(self) -> None:
-            raise sqlite3.OperationalError("database or disk is full")
+    def refuse(path: Path, facts: object) -> None:
+        raise OutputError(f"can't write {path}: no space left")
 
-        def __exit__(self, *_: object) -> None:
-            raise AssertionError("it never begins")
-
-    true, store._base = store._base, _Full()  # type: ignore[assignment]
+    monkeypatch.setattr("binseg.serve.job_store.write_json", refuse)
+    with pytest.raises(OutputError):
+        store.begin()
     store.remove(id_)
     assert not store.path(id_).exists()
     assert store.find(id_) is None
-    store._base = true
-    store.close()
-    store = JobStore(tmp_path)
-    assert store.find(id_) is None
-    assert store.find(other) is not None
-    store.close()
+    with store.reading(held):  # and one that is removed in the middle of being sent
+        store.remove(held)
+        store.close()
+        monkeypatch.undo()
+        store = JobStore(tmp_path)
+        assert store.find(id_) is None
+        assert store.find(held) is None
+        assert store.find(other) is not None
+        store.close()
 
 
 def test_a_result_that_is_removed_while_it_is_sent_comes_whole(

@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -277,14 +278,22 @@ def test_memory_is_a_limit_too() -> None:
 
 def test_tiles_are_counted_before_they_are_made(cage: Cage) -> None:
     """A model of enlarged tiles would make gigabytes of an image that is allowed itself."""
+    from binseg.inference import ModelPredictor
+    from binseg.serve.incoming import Upload
     from binseg.serve.pipeline import take_in
     from binseg.types import Preprocessing
 
     shape = Preprocessing(resize="tile", height=64, width=64, scale=8.0)
+    model = ModelPredictor(
+        backend=Mock(),  # is never asked
+        preprocessing=shape,
+        threshold=0.5,
+        bundle_id="x",
+    )
     limits = Limits(max_pixels=10_000)
-    image = png(np.zeros((100, 100), np.uint8))
+    sent = Upload(name="p", data=png(np.zeros((100, 100), np.uint8)))
     with Capacity(limits).reservation() as held, pytest.raises(Refusal) as refused:
-        take_in(cage, image, shape, name="p", limits=limits, reserved=held, keeps=None)
+        take_in(cage, sent, model, limits=limits, reserved=held, keeps=None)
     assert refused.value.status == 413
     assert "tiles" in refused.value.message
 

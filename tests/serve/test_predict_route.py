@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 from pycocotools import mask as coco_mask
 from starlette.testclient import TestClient
 
 from binseg.imageio import decode_image
+from binseg.imageio.metadata import PixelSize
 from binseg.inference import ModelPredictor, PredictOptions
 from binseg.postprocess import PostProcessing, clean
 from binseg.serve.app import create_app
@@ -59,6 +61,29 @@ def test_every_output_says_how_good_the_mask_probably_is(
         assert unjudged.json() == {**answer.json(), "quality": None}
     else:
         assert unjudged.content == answer.content
+
+
+def test_units_go_with_the_image(
+    client: TestClient, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TIFF that knows its pixels is scaled by them, as elsewhere, and measured in micrometres."""
+    out, asked = io.BytesIO(), []
+    metadata = {"unit": "um"}
+    tifffile.imwrite(out, decoded(image), imagej=True, resolution=(4.0, 2.0), metadata=metadata)
+    scaled_to = ModelPredictor.scaled_to
+
+    def noted(self: ModelPredictor, size: Any, options: PredictOptions) -> Any:
+        asked.append(size)
+        return scaled_to(self, size, options)
+
+    monkeypatch.setattr(ModelPredictor, "scaled_to", noted)
+    answer = client.post(URL, content=out.getvalue(), params={"output": "json", "threshold": 0.2})
+    assert answer.headers["X-Binseg-Pixel-Um"] == "0.25x0.5"
+    assert asked == [PixelSize(height=0.5, width=0.25)]
+    found = answer.json()["objects"]
+    assert found
+    assert all(one["area_um2"] == pytest.approx(one["area_px"] / 8) for one in found)
+    assert "X-Binseg-Pixel-Um" not in client.post(URL, content=image).headers
 
 
 def test_a_form_and_a_body_are_alike(client: TestClient, image: bytes) -> None:

@@ -25,6 +25,21 @@ def test_auto_takes_bf16_only_where_it_is_fast(
     assert listener.lines == []
 
 
+def test_an_apple_gpu_is_taken_where_it_is_and_asked_for(
+    listen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as another machine can tell: `mps` is never taken unasked, and computes in float32."""
+    for is_there in (False, True):
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda is_there=is_there: is_there)
+        assert resolve_device("auto").type != "mps"
+        if is_there:
+            assert resolve_device("mps") == torch.device("mps", 0)
+            assert resolve_precision("auto", torch.device("mps", 0), listen()) == "fp32"
+        else:
+            with pytest.raises(UsageError, match=r"--device mps .*no Apple GPU"):
+                resolve_device("mps")
+
+
 def test_slow_bf16_is_given_and_told(listen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks for bf16 gets it, and hears where it is slow."""
     monkeypatch.setattr(devices, "computes_bf16", lambda device: False)

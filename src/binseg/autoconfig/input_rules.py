@@ -138,8 +138,8 @@ def resize(at: Situation) -> Choice:
     if need is not None and need <= MOST_SIZE:
         if _begins_pretrained(at) and _shows_in_patches(facts):
             return "tile", (
-                f"{kept}, but images {_longest(facts):.0f} pixels long show a network from "
-                "ImageNet more in patches"
+                f"{kept}, but in images {_longest(facts):.0f} pixels long a pretrained "
+                "network sees more by patches"
             )
         wide = facts.aspect[2] / max(facts.aspect[0], 1e-9)
         if wide > 1.8:
@@ -234,12 +234,12 @@ def model(at: Situation) -> Choice:
     if often:
         return "unet", f"{at_half}: the first map is at full size, and every part is seen {often}"
     if is_fine and _affords_small(at):
-        return "unet", f"{at_half}: a small network at full size, which learns thin things soon"
+        return "unet", f"{at_half}: a small network at full size learns thin objects quickly"
     if (begins_pretrained or _network_for(kept) == "unet-compact") and _affords_large(at):
         num = at.fingerprint.num_train
         return "resnet34-unet", f"{num} images, and time for {LARGE_VIEWS:,} inputs"
     if begins_pretrained:
-        reason = "from ImageNet, small and fast; it learns more in any budget than from zero"
+        reason = "pretrained on ImageNet, small, fast: better than from scratch in any budget"
         return PRETRAINED, reason
     if _network_for(kept) == "unet-compact":
         return "unet-compact", f"{at_half}: a network that predicts there will do, twice as fast"
@@ -282,7 +282,7 @@ def encoder_weights(at: Situation) -> Choice:
         return None, f"from scratch: {weights.file} isn't on this machine; {way}"
     best = MODELS[PRETRAINED].encoder
     if prefers_scratch(at.fingerprint) and "model.name" not in at.given:
-        return None, "from scratch: ImageNet's weights were no better for this many grey images"
+        return None, "from scratch: for so many grey images ImageNet's weights were no better"
     if "model.name" in at.given or best in at.machine.pretrained:
         return None
     wanted = WEIGHTS[best, "imagenet"].install
@@ -322,7 +322,7 @@ def model_options(at: Situation) -> Choice:
     if at.text("model.name") == "unet" and not _affords_full_size(at):
         return dict(SMALL_OPTIONS), "there is no time for a wider one"
     return {
-        PRETRAINED: (dict(PRETRAINED_OPTIONS), "predicts at full size, for a twelfth more time"),
+        PRETRAINED: (dict(PRETRAINED_OPTIONS), "predicts at full size, for 8% more time"),
         "unet": (dict(THICK_OPTIONS), "narrow, so that it is fast"),
     }.get(at.text("model.name"))
 
@@ -337,7 +337,7 @@ def size(at: Situation) -> Choice:
     most = max(least, min(MOST_UNLIMITED if at.budget is None else MOST_SIZE, longest))
     sizes = [size for size in range(LEAST_SIZE, most + 1, 32) if size >= least] or [most]
     if at.budget is None:
-        return sizes[-1], "time doesn't matter, and larger inputs would hardly tell more"
+        return sizes[-1], "there is time enough, and larger inputs would hardly show more"
     passes, views = ENOUGH[at.is_pretrained]
     asked = max(passes * facts.num_train, views)
     size = max((size for size in sizes if num_views(at, size) >= asked), default=sizes[0])
@@ -376,7 +376,7 @@ def progressive(at: Situation) -> Choice:
     steps = first_sizes(at, size)
     if not steps:
         return steps, f"still smaller {what} would show too little"
-    return steps, f"the network sees several times as many {what} while they are small"
+    return steps, f"in the same time the network sees several times as many small {what}"
 
 
 def patch_foreground(at: Situation) -> Choice:

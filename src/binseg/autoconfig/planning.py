@@ -132,7 +132,7 @@ def few_ratios(num: int) -> list[Setting]:
     """Split few images, pages or training images so that enough of them validate."""
     if num > FEW_IMAGES:
         return []
-    reason = f"{num} images are few: three tenths validate, and none is kept for a test"
+    reason = f"only {num} images: 30% are for validation, and none are kept for a test"
     return [Setting(key="data.split.ratios", value=FEW_RATIOS, reason=reason)]
 
 
@@ -152,8 +152,8 @@ def _warnings(at: Situation) -> Iterator[str]:
     if facts.num_train < FEW_IMAGES:
         yield (
             f"{facts.num_train} training images are few: expect a lower score on new images than "
-            f"on the {facts.num_val} that validate; --folds 5 scores every image, and more masks "
-            "help most"
+            f"on the {facts.num_val} validation images; --folds 5 scores every image, and more "
+            "masks help most"
         )
     if facts.num_val < training_rules.MIN_VAL:
         yield (

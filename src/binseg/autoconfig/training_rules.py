@@ -54,10 +54,10 @@ def batch_size(at: Situation) -> Choice:
     value = 16 if size <= 192 or whole else 8
     reason = f"larger batches of {size:.0f}x{size:.0f} inputs would mean too few steps"
     if whole:
-        reason = "steadier steps, of which a network from ImageNet needs fewer"
+        reason = "a pretrained network needs fewer steps, and steadier ones"
     if not at.is_tiled and num < 8 * value:
         value = max(4, min(8, num // 2))
-        reason = f"small batches make more steps of {num} training images"
+        reason = f"with {num} training images, small batches leave enough steps an epoch"
     each = at.machine.bytes_per_megapixel.get(at.text("model.name"))
     if each is not None and at.machine.free_bytes is not None:
         fits = int(MEMORY_SHARE * at.machine.free_bytes / (each * size**2 / 1e6))
@@ -112,7 +112,10 @@ def invert(at: Situation) -> Choice:
     """Let light and dark change places where few images show one of the two ways, or one rarely."""
     facts = at.fingerprint
     if _is_mixed(at):
-        return MIXED_INVERT, f"{facts.grey_share:.0%} of the images are grey: each kind learns more"
+        return (
+            MIXED_INVERT,
+            f"{facts.grey_share:.0%} of the images are grey: inverting helps them all",
+        )
     # Slices of one volume are stained and lit alike, and so will be those to come.
     if not facts.is_grey or facts.is_stack or facts.num_train >= FEW_IMAGES:
         return None
@@ -226,7 +229,7 @@ def postprocess(at: Situation) -> Choice:
         return "none", f"{judges} can't tell what helps"
     if at.decided.get("train.threshold", "tune") != "tune":
         return "none", "a fixed threshold is meant for the network's own prediction"
-    return "tune", "specks, holes or smaller objects are removed where that helps in validation"
+    return "tune", "specks, holes or smaller objects are removed where that helps on validation"
 
 
 def tta(at: Situation) -> Choice:
@@ -236,7 +239,7 @@ def tta(at: Situation) -> Choice:
         return "none", "mirrored images would be another kind of image"
     if at.budget is not None and times * scoring_seconds(at) > TTA_SHARE * at.budget:
         return "none", f"predicting {num} validation images {times} times would take too long"
-    return "tune", f"averages {times} mirrored views where that helps in validation"
+    return "tune", f"averages {times} mirrored views where that helps on validation"
 
 
 def threshold(at: Situation) -> Choice:

@@ -5,21 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from binseg.cli.console import progress_of, show, write_json_answer
-from binseg.cli.options import Data, Device, Json, Recipe, Set, nested, register
+from binseg.cli import options as opt
+from binseg.cli.console import answer, progress_of
+from binseg.cli.options import argument, option
 from binseg.errors import UsageError
-
-EXAMPLES = (
-    "binseg bench train --data my_folder/",
-    "binseg bench train --recipe pet --data oxford-iiit-pet/ --profile",
-    "binseg bench train my_recipe.yaml --find-batch --find-lr --curve rates.png",
-)
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the verb, which has one kind so far."""
     bench = typer.Typer(help="Measure this machine on your data.", no_args_is_help=True)
-    register(bench, train, name="train", examples=EXAMPLES)
+    opt.register(bench, train)
 
     @bench.callback()
     def _keep_the_name() -> None:
@@ -31,36 +26,28 @@ def add_to(app: typer.Typer) -> None:
 def train(
     context: typer.Context,
     *,
-    file: Annotated[
-        str | None, typer.Argument(metavar="RECIPE.yaml", help="A recipe of your own.")
-    ] = None,
-    recipe: Recipe = None,
-    data: Data = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="A name of `binseg models`.")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option("--size", help="Height and width of the model's input.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images a step.")] = None,
-    device: Device = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to measure.")] = 10,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Name torch's slowest operations too.")
-    ] = False,
-    find_batch: Annotated[
-        bool, typer.Option("--find-batch", help="Double the batch while that pays and fits.")
-    ] = False,
-    find_lr: Annotated[
-        bool, typer.Option("--find-lr", help="A learning-rate range test of 100 steps.")
-    ] = False,
-    curve: Annotated[
-        Path | None, typer.Option("--curve", metavar="FILE.png", help="Image of --find-lr.")
-    ] = None,
-    set_: Set = None,
-    json_: Json = False,
+    file: Annotated[str | None, argument("A recipe of your own.", "RECIPE.yaml")] = None,
+    recipe: opt.Recipe = None,
+    data: opt.Data = None,
+    model: opt.Model = None,
+    size: opt.Size = None,
+    batch_size: opt.BatchSize = None,
+    device: opt.Device = None,
+    steps: Annotated[int, option("Steps to measure.", min=1)] = 10,
+    profile: Annotated[bool, option("Name torch's slowest operations too.")] = False,
+    find_batch: Annotated[bool, option("Double the batch while that pays and fits.")] = False,
+    find_lr: Annotated[bool, option("A learning-rate range test of 100 steps.")] = False,
+    curve: Annotated[Path | None, option("Image of --find-lr.", "FILE.png")] = None,
+    set_: opt.Set = None,
+    json_: opt.Json = False,
 ) -> None:
-    """Measure training steps on your images: time by phase, memory, the time of an epoch."""
+    """Measure training steps on your images: time by phase, memory, the time of an epoch.
+
+    Examples:
+        binseg bench train --data my_folder/
+        binseg bench train --recipe pet --data oxford-iiit-pet/ --profile
+        binseg bench train my_recipe.yaml --find-batch --find-lr --curve rates.png
+    """
     from binseg.config import load_recipe
     from binseg.pipelines.bench_training import bench_training
 
@@ -68,7 +55,7 @@ def train(
         raise UsageError("give either a recipe file or --recipe, not both")
     if curve and not find_lr:
         raise UsageError("--curve is the image of --find-lr; give both")
-    sections = nested(
+    sections = opt.nested(
         data__path=data,
         model__name=model,
         input__size=size,
@@ -84,10 +71,7 @@ def train(
         curve=curve,
         progress=progress_of(context),
     )
-    if json_:
-        write_json_answer(result)
-    else:
-        show(*_items(result, curve))
+    answer(json_, result, *_items(result, curve))
 
 
 def _items(result: dict[str, Any], curve: Path | None) -> list[object]:

@@ -7,7 +7,9 @@
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +81,14 @@ def write_json_answer(answer: object) -> None:
     sys.stdout.write(json.dumps(answer, indent=2, allow_nan=False) + "\n")
 
 
+def answer(as_json: bool, data: object, *items: object) -> None:
+    """Print a result as one JSON document, or as tables and lines."""
+    if as_json:
+        write_json_answer(data)
+    else:
+        show(*items)
+
+
 def visible(text: str) -> str:
     r"""Escape what would steer a terminal (names of files may hold it); line breaks stay.
 
@@ -89,8 +99,12 @@ def visible(text: str) -> str:
 
 
 def message(line: str) -> None:
-    """Print one line on stderr."""
-    sys.stderr.write(f"{visible(' '.join(line.split()))}\n")
+    """Print one line on stderr, which a window breaks between words."""
+    text = visible(" ".join(line.split()))
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    sys.stderr.write(f"{text}\n")
 
 
 class _Task:

@@ -6,23 +6,9 @@ from typing import Annotated
 
 import typer
 
+from binseg.cli import options as opt
 from binseg.cli.console import is_verbose, progress_of, show, write_json_answer
-from binseg.cli.options import (
-    Border,
-    Data,
-    Download,
-    Json,
-    Place,
-    Recipe,
-    Seed,
-    Set,
-    ShardOption,
-    Size,
-    needed_data,
-    nested,
-    one_data,
-    option,
-)
+from binseg.cli.options import option
 from binseg.errors import DataError, UsageError
 from binseg.shards import Shard
 
@@ -30,12 +16,12 @@ from binseg.shards import Shard
 def check(
     context: typer.Context,
     *,
-    place: Place = None,
-    data: Data = None,
-    download: Download = False,
-    recipe: Recipe = None,
-    border: Border = None,
-    set_: Set = None,
+    place: opt.Place = None,
+    data: opt.Data = None,
+    download: opt.Download = False,
+    recipe: opt.Recipe = None,
+    border: opt.Border = None,
+    set_: opt.Set = None,
     model: Annotated[
         Path | None,
         option(
@@ -48,9 +34,9 @@ def check(
     html: Annotated[
         Path | None, option("Write a page with the findings and their images.", "FILE")
     ] = None,
-    shard: ShardOption = None,
+    shard: opt.ShardOption = None,
     out: Annotated[Path | None, option("Folder that all shards share.", "FOLDER")] = None,
-    json_: Json = False,
+    json_: opt.Json = False,
 ) -> None:
     """Check every image and mask of a data set; exit code 1 if something is wrong.
 
@@ -67,8 +53,8 @@ def check(
     from binseg.pipelines.check_data import check as run
     from binseg.pipelines.check_data import sheet_path
 
-    data = needed_data(place, data, verb="check")
-    sections = nested(data__path=data, data__border=border, data__download=download or None)
+    data = opt.needed_data(place, data, verb="check")
+    sections = opt.nested(data__path=data, data__border=border, data__download=download or None)
     whole = load_recipe(recipe, overrides=set_ or (), sections=sections)
     if (shard is None) != (out is None):
         raise UsageError("--shard and --out go together: the folder takes the shards' findings")
@@ -98,29 +84,29 @@ def check(
 def augment(
     context: typer.Context,
     *,
-    place: Place = None,
-    data: Data = None,
-    recipe: Recipe = None,
+    place: opt.Place = None,
+    data: opt.Data = None,
+    recipe: opt.Recipe = None,
     out: Annotated[Path, option("The image to write.", "FILE")] = Path("sheet.png"),
     samples: Annotated[int, option("Rows.", min=1, max=32)] = 4,
     variants: Annotated[int, option("Changed versions a row.", min=1, max=16)] = 5,
-    size: Size = None,
-    border: Border = None,
-    seed: Seed = None,
-    set_: Set = None,
+    size: opt.Size = None,
+    border: opt.Border = None,
+    seed: opt.Seed = None,
+    set_: opt.Set = None,
 ) -> None:
     """Show samples before and after augmentation, with the outline of their masks.
 
     Examples:
         binseg augment my_folder/ --out sheet.png
-        binseg augment my_folder/ --recipe report-b-unet --samples 6 --out sheet.png
+        binseg augment my_folder/ --recipe pet-unet-cosine --samples 6
         binseg augment synthetic --set augment.preset=report-d
     """
     from binseg.config import load_recipe
     from binseg.pipelines.show_augmentation import plot_augmentation
 
-    data = one_data(place, data)
-    sections = nested(data__path=data, data__border=border, input__size=size, train__seed=seed)
+    data = opt.one_data(place, data)
+    sections = opt.nested(data__path=data, data__border=border, input__size=size, train__seed=seed)
     whole = load_recipe(recipe, overrides=set_ or (), sections=sections)
     plot_augmentation(
         whole, out=out, num_samples=samples, num_variants=variants, progress=progress_of(context)

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from binseg.cli import options as opt
 from binseg.cli.console import message, progress_of, show, write_json_answer
-from binseg.cli.options import Data, Json, Place, argument, needed_data, option
-from binseg.cli.serve import open_browser, read_token, refuse_missing
+from binseg.cli.options import argument, option
+from binseg.cli.serve import open_browser, read_token, refuse_missing, say_address
 from binseg.errors import MissingExtraError, UsageError
 
 _PARTS = ("sklearn", "skimage")
@@ -85,9 +86,7 @@ def label(
     access = Access(token=read_token(token_file))
 
     def started(url: str) -> None:
-        message(f"binseg label: {url} (Ctrl-C ends)")
-        if network := network_address(host):
-            message(f"binseg label: for others on your network: http://{network}:{port}/")
+        say_address("label", url, network_address(host))
         if not no_open:
             open_browser(url)
 
@@ -109,8 +108,8 @@ def label(
 def suggest(
     context: typer.Context,
     *,
-    place: Place = None,
-    data: Data = None,
+    place: opt.Place = None,
+    data: opt.Data = None,
     model: Annotated[Path | None, option("A run or bundle that looks at them.", "RUN")] = None,
     by: Annotated[
         str,
@@ -118,18 +117,18 @@ def suggest(
     ] = "random",
     num: Annotated[int, option("Images to name.", min=1)] = 20,
     seed: Annotated[int, option("Decides every random choice.")] = 0,
-    json_: Json = False,
+    json_: opt.Json = False,
 ) -> None:
     """Rank the images without a mask, the one to label next first.
 
     Examples:
         binseg suggest my_images/ --model runs/first
-        binseg suggest my_images/ --model runs/first --by uncertainty --num 50 --json
+        binseg suggest my_images/ --model runs/first --by uncertainty --num 50
     """
     _check_parts()
     from binseg.pipelines.label_images import suggest as run
 
-    data = needed_data(place, data, verb="suggest")
+    data = opt.needed_data(place, data, verb="suggest")
     if model is None:
         raise UsageError("which model looks at them? Give --model RUN")
 

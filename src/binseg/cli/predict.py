@@ -1,26 +1,16 @@
 """`binseg predict`: masks for images."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binseg.cli.console import message, progress_of, show, write_json_answer
-from binseg.cli.options import (
-    Backend,
-    Device,
-    InputsAtOnce,
-    Json,
-    Precision,
-    ShardOption,
-    TTAOption,
-    With,
-    argument,
-    option,
-)
+from binseg.cli import options as opt
+from binseg.cli.console import answer, message, progress_of
+from binseg.cli.options import argument, option
 from binseg.errors import UsageError
 from binseg.shards import Shard
 
@@ -29,9 +19,12 @@ if TYPE_CHECKING:
     from binseg.inference.predict_options import OutputName
     from binseg.inference.sinks import PredictResult
     from binseg.progress import Progress
-    from binseg.types import TTA
 
 PIPE = "-"
+_SWITCHES = (
+    "json_", "resume", "overwrite", "tiff", "watch", "report", "strict", "shard", "workers",
+    "scheduler",
+)  # fmt: skip
 _SHARED = ("--shard", "--workers", "--scheduler")  # Ways to share the work, of which one goes
 
 
@@ -89,7 +82,7 @@ def predict(
     strict: Annotated[
         bool, option("Exit with 1 where an image is unlike the training data.")
     ] = False,
-    shard: ShardOption = None,
+    shard: opt.ShardOption = None,
     workers: Annotated[
         int, option("Processes of a Dask cluster on this machine.", "NUMBER", min=0)
     ] = 0,
@@ -113,13 +106,13 @@ def predict(
     overlap: Annotated[
         float | None, option("Models of tiles: shared part of a tile.", "SHARE")
     ] = None,
-    batch_size: InputsAtOnce = 8,
-    with_: With = None,
-    tta: TTAOption = None,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    json_: Json = False,
+    batch_size: opt.InputsAtOnce = 8,
+    with_: opt.With = None,
+    tta: opt.TTAOption = None,
+    device: opt.Device = None,
+    backend: opt.Backend = "auto",
+    precision: opt.Precision = "auto",
+    json_: opt.Json = False,
 ) -> None:
     """Write a 0/255 mask for every image, at the image's own size.
 
@@ -129,7 +122,7 @@ def predict(
         binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay
         binseg predict runs/first photo.jpg --with runs/second --tta horizontal
         binseg predict runs/first product.jpg --cutout --crop 20 --background white
-        binseg predict runs/first slide.tif --table --geojson --min-area 50 --fill-holes 20
+        binseg predict runs/first slide.tif --table --geojson --min-area 50
         binseg predict runs/tiles slide.tif --tile 1024 --overlap 0.5
         binseg predict runs/first - < photo.jpg > mask.png
         binseg predict runs/first incoming/ --watch --out masks/
@@ -140,39 +133,20 @@ def predict(
     """
     from binseg.inference import PredictOptions, load
     from binseg.inference.engine import run as predict_all
-    from binseg.inference.remote import RemoteSource, is_remote
+    from binseg.inference.predict_options import EXTRA_OUTPUTS
     from binseg.inference.sinks import FolderSink
-    from binseg.inference.sources import FileSource, Source, WatchSource
+    from binseg.inference.sources import FileSource, RemoteSource, Source, WatchSource, is_remote
 
     run, inputs = _model_and_inputs(model, given)
-    asked: dict[OutputName, bool] = {
-        "overlay": overlay, "cutout": cutout, "probability": probability, "geojson": geojson,
-        "coco": coco, "table": table, "labels": labels, "rois": rois, "kaggle": kaggle,
-    }  # fmt: skip
+    asked = context.params  # options are called as fields of PredictOptions, switches as outputs
+    outputs = tuple(name for name in EXTRA_OUTPUTS if asked[name])
     options = PredictOptions(
-        threshold=threshold,
-        min_area=min_area,
-        fill_holes=fill_holes,
-        largest_only=largest_only,
+        **{name: asked[name] for name in asked.keys() & PredictOptions.__dataclass_fields__.keys()},
         own_postprocessing=not no_postprocess,
-        tta=cast("TTA | None", tta),
-        scale=scale,
-        pixel_size=pixel_size,
-        tile=tile,
-        overlap=overlap,
-        outputs=tuple(name for name, is_on in asked.items() if is_on),
+        outputs=outputs,
         mask_format="tif" if tiff else "png",
-        tolerance=tolerance,
-        separate=separate,
-        crop=crop,
-        background=background,
     )
-    flags = {
-        "--json": json_, "--resume": resume, "--overwrite": overwrite, "--tiff": tiff,
-        "--watch": watch, "--report": report, "--strict": strict, "--shard": shard is not None,
-        "--workers": workers > 0, "--scheduler": bool(scheduler),
-    }  # fmt: skip
-    _check_inputs(inputs, options, [name for name, is_on in flags.items() if is_on])
+    _check_inputs(inputs, options, [f"--{name.rstrip('_')}" for name in _SWITCHES if asked[name]])
     settings: dict[str, Any] = {"backend": backend, "device": device or "auto"}
     settings["precision"] = precision
     models = [Path(one) for one in (run, *(with_ or ()))]
@@ -209,7 +183,7 @@ def predict(
         return
     if report and shard is None:
         progress.say(f"report: {sink.write_report(result, model=predictor.name)}")
-    _tell(result, out, as_json=json_)
+    _tell(result, out, beside=options.outputs, as_json=json_)
     if strict and result.unlike:
         raise typer.Exit(1)
 
@@ -380,13 +354,14 @@ def _tell_left_out(result: "PredictResult") -> None:
         message(f"{num} {'file is' if num == 1 else 'files are'} text, no image: {named}{more}")
 
 
-def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:
+def _tell(
+    result: "PredictResult", out: Path, *, beside: "Sequence[OutputName]", as_json: bool
+) -> None:
     """Say what was written; failures are named and end the command with 1."""
-    if as_json:
-        write_json_answer(result.as_dict())
-    else:
-        num = len(result.written)
-        show(f"{num} {'mask' if num == 1 else 'masks'} written to {out}")
+    num = len(result.written)
+    more = f"; beside {'it' if num == 1 else 'them'}: {', '.join(beside)}" if beside and num else ""
+    written = f"{num} {'mask' if num == 1 else 'masks'} written to {out}{more}"
+    answer(as_json, result.as_dict(), written)
     _tell_quality(result)
     _tell_left_out(result)
     if result.failures:
@@ -401,7 +376,7 @@ def gather(
     context: typer.Context,
     *,
     out: Annotated[Path, argument("The folder that the shards were given as --out.", "OUT")],
-    json_: Json = False,
+    json_: opt.Json = False,
 ) -> None:
     """Join what the shards of predict, evaluate or check wrote, and name what is missing.
 
@@ -415,13 +390,8 @@ def gather(
     from binseg.pipelines.gather import gather as run
 
     found = run(out, progress=progress_of(context))
-    if json_:
-        write_json_answer(found.as_dict())
-    else:
-        show(
-            f"{found.verb}: {found.num_images} images",
-            *(f"written: {one}" for one in found.written),
-        )
+    written = (f"written: {one}" for one in found.written)
+    answer(json_, found.as_dict(), f"{found.verb}: {found.num_images} images", *written)
     for line in found.failures:
         message(f"binseg: {line}")
     for what, names in (("shard", found.missing_shards), ("output of", found.missing)):

@@ -5,21 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from binseg.cli.console import is_verbose, progress_of, show, write_json_answer
-from binseg.cli.options import (
-    Border,
-    Data,
-    Device,
-    Json,
-    Place,
-    ShardOption,
-    TTAOption,
-    With,
-    argument,
-    nested,
-    one_data,
-    option,
-)
+from binseg.cli import options as opt
+from binseg.cli.console import answer, is_verbose, progress_of, show, write_json_answer
+from binseg.cli.options import argument, option
 from binseg.errors import UsageError
 from binseg.shards import Shard
 
@@ -37,8 +25,8 @@ def evaluate(
     run: Annotated[
         Path | None, argument("Folder of a run, or a bundle (folder or .zip).", "RUN")
     ] = None,
-    place: Place = None,
-    data: Data = None,
+    place: opt.Place = None,
+    data: opt.Data = None,
     predicted: Annotated[
         Path | None, option("Score the masks in this folder instead of a model.", "FOLDER")
     ] = None,
@@ -65,7 +53,7 @@ def evaluate(
     spacing: Annotated[
         float | None, option("Millimetres per pixel; distances in mm.", "MM")
     ] = None,
-    border: Border = None,
+    border: opt.Border = None,
     set_: Annotated[
         list[str] | None,
         option("Change how the data is read (repeatable): --set data.threshold=127.", "KEY=VALUE"),
@@ -82,11 +70,11 @@ def evaluate(
         bool,
         option("Instead of scoring, learn anew by validation how good predictions are."),
     ] = False,
-    with_: With = None,
-    tta: TTAOption = None,
-    device: Device = None,
-    shard: ShardOption = None,
-    json_: Json = False,
+    with_: opt.With = None,
+    tta: opt.TTAOption = None,
+    device: opt.Device = None,
+    shard: opt.ShardOption = None,
+    json_: opt.Json = False,
 ) -> None:
     """Score a model per image and pooled, at the images' own size and at the model's.
 
@@ -109,7 +97,7 @@ def evaluate(
     from binseg.pipelines.evaluate_model import report_folder
 
     run, place = _in_either_order(run, place, predicted)
-    data = one_data(place, data)
+    data = opt.one_data(place, data)
     by, set_, with_ = by or [], set_ or [], with_ or []
     is_split, split = split is not None, split or ("test" if predicted is None else "all")
     check_split_name(split)
@@ -122,7 +110,7 @@ def evaluate(
     else:
         predictor = load([run, *with_], device=device or "auto", tta=cast("TTA | None", tta))
     config = data_config(
-        Origin.of(predictor), data, sections=nested(data__border=border), overrides=set_
+        Origin.of(predictor), data, sections=opt.nested(data__border=border), overrides=set_
     )
     if guarantee or learn_quality:
         if run is None or is_split or any([with_, tta, out, by, tolerance, spacing]):
@@ -165,25 +153,23 @@ def evaluate(
         spacing=spacing,
         progress=progress_of(context),
     )
-    if json_:
-        write_json_answer(report_as_dict(report))
-    else:
-        everything = is_verbose(context)
-        items = report_items(report, by=by) if everything else scores_in_short(report, by=by)
-        show(*items, f"report: {folder / PAGE_NAME}")
-        if not everything:
-            show("tables and rules: in the report, or with --verbose")
+    everything = is_verbose(context)
+    items = report_items(report, by=by) if everything else scores_in_short(report, by=by)
+    items.append(f"report: {folder / PAGE_NAME}")
+    if not everything:
+        items.append("tables and rules: in the report, or with --verbose")
+    answer(json_, report_as_dict(report), *items)
 
 
 def _in_either_order(
     run: Path | None, place: str | None, predicted: Path | None
 ) -> tuple[Path | None, str | None]:
     """Tell the model from the data, whichever was named first."""
-    from binseg.inference.opening import is_model
+    from binseg.inference.pretrained import model_of
 
-    if run is not None and place is not None and is_model(place) and not is_model(run):
+    if run is not None and place is not None and model_of(place) and not model_of(run):
         return Path(place), str(run)
-    if predicted is not None and run is not None and place is None and not is_model(run):
+    if predicted is not None and run is not None and place is None and not model_of(run):
         return None, str(run)
     return run, place
 
@@ -249,7 +235,7 @@ def compare(
         ),
     ] = "test",
     score: Annotated[str, option("The score that decides.", "NAME")] = "dice",
-    json_: Json = False,
+    json_: opt.Json = False,
 ) -> None:
     """Compare two models on the same images, and say when the difference is noise.
 
@@ -261,17 +247,14 @@ def compare(
     from binseg.evaluation.comparison import compare as compare_runs
 
     result = compare_runs(run_a, run_b, split=split, score=score)
-    if json_:
-        write_json_answer(result.as_dict())
-    else:
-        show(*compare_items(result))
+    answer(json_, result.as_dict(), *compare_items(result))
 
 
 def demo(
     context: typer.Context,
     *,
     out: Annotated[Path, option("Folder for everything it makes.", "FOLDER")] = Path("runs/demo"),
-    json_: Json = False,
+    json_: opt.Json = False,
 ) -> None:
     """Train a small model on synthetic images, score it, and set Otsu's method beside it.
 
@@ -283,11 +266,10 @@ def demo(
     from binseg.pipelines.run_demo import demo as run
 
     result = run(out, progress=progress_of(context))
-    if json_:
-        write_json_answer(result.as_dict())
-        return
     everything = is_verbose(context)
-    show(
+    answer(
+        json_,
+        result.as_dict(),
         *(report_items(result.report) if everything else [headline(result.report)]),
         f"for comparison, Otsu's threshold on the same images: Dice {result.otsu_dice:.3f}",
         "look at:",

@@ -27,13 +27,6 @@ SHOWN_SLICES = 8
 SHOWN_IDS = 5
 SHOWN_NOTES = 5
 SHOWN_COLUMNS = 4  # Columns of further scores, beside their kind
-IN_SHORT = {  # The short form of the rules that reports state in full, by how these begin
-    "Empty masks: ": "Empty masks: both empty scores 1, one of the two empty scores 0.",
-    "Outlines: ": "Outlines: where one mask is empty, the distance is the image's diagonal.",
-    "Objects: ": "Objects: connected pixels; one is found where its IoU is above 0.5.",
-    "Calibration: ": "Calibration: over all pixels, most of which are easy.",
-    "The border rule ": "Border: compare only figures of one border rule.",
-}
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -61,7 +54,7 @@ def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
     for row in report_rows(report, intervals=report.intervals):
         cells = [_with_interval(row, metric.name) for metric in shown]
         table.add_row(str(row["average"]), str(row["size"]), *cells)
-    notes = [f"- {_in_short(note)}" for note in report.notes]
+    notes = [f"- {note}" for note in report.notes]
     if report.is_empty:
         return [
             *notes,
@@ -69,11 +62,6 @@ def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
             f"well objects are found. Something was found in {report.num_false_alarms} of them.",
         ]
     return [_further_scores(report), *_slices(report, by), *notes, table]
-
-
-def _in_short(note: str) -> str:
-    """Give the short line of a rule that every report states; other notes stay as they are."""
-    return next((line for start, line in IN_SHORT.items() if note.startswith(start)), note)
 
 
 def _with_interval(row: Mapping[str, str | float], name: str) -> str:
@@ -144,18 +132,12 @@ def compare_items(result: "Comparison") -> list[object]:
         "score", "A", "B", "B - A", "95% interval", "p", "B better / worse",
     )  # fmt: skip
     for one in result.differences:
-        interval = (
-            "" if one.interval is None else f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]"
-        )
-        table.add_row(
-            METRICS[one.name].label,
-            f"{one.mean_a:.4f}",
-            f"{one.mean_b:.4f}",
-            f"{one.difference:+.4f}",
-            interval,
-            f"{one.p:.2g}",
-            f"{one.num_better} / {one.num_worse}",
-        )
+        means = [f"{one.mean_a:.4f}", f"{one.mean_b:.4f}", f"{one.difference:+.4f}"]
+        ends = one.interval
+        means.append("" if ends is None else f"[{ends.low:+.3f}, {ends.high:+.3f}]")
+        better = f"{one.num_better} / {one.num_worse}"
+        table.add_row(METRICS[one.name].label, *means, f"{one.p:.2g}", better)
+    table.columns[4].no_wrap = True
     names = (f"A: {result.title_a}", f"B: {result.title_b}")
     return [*names, table, result.sentence, *(f"- {note}" for note in result.notes)]
 
@@ -293,16 +275,18 @@ def plan_line(result: "PlanResult") -> str:
 def plan_items(result: "PlanResult") -> list[object]:
     """Lay out a plan: each setting with its value and reason."""
     title = plan_line(result)
-    rows = ((one.key, _shown(one.value), one.reason) for one in result.plan.settings)
+    # The data's path was just typed, and may be wider than the table.
+    chosen = [one for one in result.plan.settings if one.key != "data.path"]
+    rows = ((one.key, _shown(one.value), one.reason) for one in chosen)
     table = plain_table(title, "setting", "value", "reason", rows=rows)
     table.columns[2].ratio = 1
-    _keep_whole(table, (one.key for one in result.plan.settings))
+    _keep_whole(table, (one.key for one in chosen))
     return [*(f"note: {warning}" for warning in result.plan.warnings), table]
 
 
 def _shown(value: object) -> str:
     if isinstance(value, tuple | list):
-        return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
+        return ", ".join(f"{each:.3g}" if isinstance(each, float) else str(each) for each in value)
     if isinstance(value, dict):
         return ", ".join(f"{key}: {each}" for key, each in value.items()) or "none"
     if value is None:
@@ -318,14 +302,9 @@ def proof_items(result: "ExportResult") -> list[object]:
         "Dice change", "",
     )  # fmt: skip
     for one in result.proofs:
-        table.add_row(
-            one.runtime,
-            one.precision,
-            one.beside,
-            str(one.num_images),
-            f"{one.largest_difference:.2g}",
-            f"{one.agreement:.5f}",
-            "" if one.dice_change is None else f"{one.dice_change:+.5f}",
-            "passed" if one.passed else "failed",
-        )
+        change = "" if one.dice_change is None else f"{one.dice_change:+.5f}"
+        figures = (f"{one.largest_difference:.2g}", f"{one.agreement:.5f}", change)
+        verdict = "passed" if one.passed else "failed"
+        beside = (one.beside, str(one.num_images))
+        table.add_row(one.runtime, one.precision, *beside, *figures, verdict)
     return [table, f"{result.path}: {result.num_bytes / 1e6:.1f} MB"]

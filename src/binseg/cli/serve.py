@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
+from binseg.cli import options as opt
 from binseg.cli.console import message
-from binseg.cli.options import Backend, Device, InputsAtOnce, Precision, argument, option
+from binseg.cli.options import argument, option
 from binseg.errors import BinsegError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ def serve(
     max_seconds: Annotated[float, option("Longest time for an answer.", "S")] = 60,
     queue: Annotated[int, option("Predictions in work or waiting.", "N")] = 32,
     workers: Annotated[int, option("Images decoded or encoded at once.", "N")] = 8,
-    batch_size: InputsAtOnce = 8,
+    batch_size: opt.InputsAtOnce = 8,
     state: Annotated[Path | None, option("Where jobs are kept over a restart.", "FOLDER")] = None,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "auto",
+    device: opt.Device = None,
+    backend: opt.Backend = "auto",
+    precision: opt.Precision = "auto",
 ) -> None:
     """Answer images over HTTP, with a page to drop them on, until Ctrl-C.
 
@@ -138,12 +139,17 @@ def refuse_missing(error: ModuleNotFoundError, *, purpose: str) -> Exception:
 def _say_started(service: "Service", url: str, network: str | None) -> None:
     for model in service.registry:
         message(f"binseg serve: {model.name}" + (f" finds {model.finds}" if model.finds else ""))
-    message(f"binseg serve: {url} (Ctrl-C ends)")
+    say_address("serve", url, network)
+
+
+def say_address(verb: str, url: str, network: str | None) -> None:
+    """Print the address, and that for other machines with a code for their cameras, if any."""
+    message(f"binseg {verb}: {url} (Ctrl-C ends)")
     if network is None:
         return
     host = f"[{network}]" if ":" in network else network
     elsewhere = f"http://{host}:{urlsplit(url).port}/"
-    message(f"binseg serve: for others on your network: {elsewhere}")
+    message(f"binseg {verb}: for others on your network: {elsewhere}")
     if sys.stderr.isatty():
         import segno
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from binseg.cli.console import message, progress_of, show, write_json_answer
+from binseg.cli.console import answer, message, progress_of, show, write_json_answer
 from binseg.cli.options import Json, Run, argument, option
 from binseg.errors import UsageError
 
@@ -26,7 +26,7 @@ def pack(
 
     Examples:
         binseg pack runs/first --out model.zip
-        binseg pack runs/first --out small.zip --half --name cracks --licence 'CC BY 4.0'
+        binseg pack runs/first --out small.zip --half --licence 'CC BY 4.0'
         binseg predict model.zip photo.jpg --out predicted/
     """
     from binseg.pipelines.pack_verify import pack as run_pack
@@ -36,17 +36,15 @@ def pack(
     if out.exists():
         raise UsageError(f"{out} exists; choose another --out, or remove it first")
     result = run_pack(run, out, half=half, name=name, licence=licence, note=note)
-    if json_:
-        write_json_answer(result.as_dict())
-        return
     changed = result.largest_difference
     told = "" if changed is None else f", probabilities off by up to {changed:.2g}"
-    show(f"{out}: model {result.id} ({result.name}), {result.num_bytes / 1e6:.1f} MB{told}")
+    lines = [f"{out}: model {result.id} ({result.name}), {result.num_bytes / 1e6:.1f} MB{told}"]
     if result.left_out:
-        show(
+        lines.append(
             f"left out: {', '.join(result.left_out)}, of the weights before rounding; "
             f"binseg export {out} --to bundle --out FOLDER makes it anew"
         )
+    answer(json_, result.as_dict(), *lines)
 
 
 def export(
@@ -95,10 +93,7 @@ def export(
         max_dice_change=max_dice_change,
         progress=progress_of(context),
     )
-    if json_:
-        write_json_answer(result.as_dict())
-    else:
-        show(*proof_items(result))
+    answer(json_, result.as_dict(), *proof_items(result))
 
 
 def verify(

@@ -7,37 +7,21 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from binseg.cli import options as opt
 from binseg.cli.console import (
     RANK_NAMES,
+    answer,
     is_verbose,
     progress_of,
     show,
     show_aside,
     write_json_answer,
 )
-from binseg.cli.options import (
-    Border,
-    Budget,
-    Data,
-    Device,
-    Download,
-    From,
-    Json,
-    Place,
-    Recipe,
-    Seed,
-    Set,
-    Size,
-    argument,
-    needed_data,
-    nested,
-    one_data,
-    option,
-)
+from binseg.cli.options import argument, option
 from binseg.errors import UsageError
 from binseg.progress import SILENT, Progress, duration
 
@@ -55,16 +39,16 @@ LONGEST_START = 30.0  # Seconds; an older process isn't one verb at the shell
 def plan(
     context: typer.Context,
     *,
-    place: Place = None,
-    data: Data = None,
-    budget: Budget = None,
-    download: Download = False,
-    border: Border = None,
-    device: Device = None,
-    from_: From = None,
+    place: opt.Place = None,
+    data: opt.Data = None,
+    budget: opt.Budget = None,
+    download: opt.Download = False,
+    border: opt.Border = None,
+    device: opt.Device = None,
+    from_: opt.From = None,
     out: Annotated[Path | None, option("Write the plan as a recipe to edit.", "FILE.yaml")] = None,
-    set_: Set = None,
-    json_: Json = False,
+    set_: opt.Set = None,
+    json_: opt.Json = False,
 ) -> None:
     """Look at the data and the machine, and say how to train: setting, value and reason.
 
@@ -77,10 +61,10 @@ def plan(
     from binseg.cli.screen import plan_items
     from binseg.pipelines.plan_recipe import check_plan_path, write_plan
 
-    data = needed_data(place, data, verb="plan")
+    data = opt.needed_data(place, data, verb="plan")
     if out is not None:
         check_plan_path(out)
-    sections = nested(
+    sections = opt.nested(
         data__path=data,
         data__border=border,
         data__download=download or None,
@@ -107,21 +91,21 @@ def train(
     what: Annotated[
         str | None, argument("The images, as --data names them, or a recipe.", "DATA|RECIPE.yaml")
     ] = None,
-    recipe: Recipe = None,
-    data: Data = None,
-    download: Download = False,
+    recipe: opt.Recipe = None,
+    data: opt.Data = None,
+    download: opt.Download = False,
     out: Annotated[
         Path | None, option("Folder for the run; runs/NUMBER-MODEL if left out.", "FOLDER")
     ] = None,
-    model: Annotated[str | None, option("A name of `binseg models`.", "NAME")] = None,
+    model: opt.Model = None,
     encoder: Annotated[str | None, option("An encoder of `binseg encoders`.", "NAME")] = None,
     decoder: Annotated[
         str | None, option("unet, fpn, mlp, ...: any goes with any.", "NAME")
     ] = None,
     epochs: Annotated[int | None, option("Passes over the data.")] = None,
-    batch_size: Annotated[int | None, option("Images a step.")] = None,
+    batch_size: opt.BatchSize = None,
     lr: Annotated[float | None, option("Learning rate.")] = None,
-    size: Size = None,
+    size: opt.Size = None,
     encoder_weights: Annotated[
         str | None,
         option(
@@ -130,15 +114,15 @@ def train(
             "NAME",
         ),
     ] = None,
-    from_: From = None,
-    border: Border = None,
-    device: Device = None,
+    from_: opt.From = None,
+    border: opt.Border = None,
+    device: opt.Device = None,
     devices: Annotated[
         str | None,
         option("Processes that share each batch: so many GPUs, or auto for all of them.", "N"),
     ] = None,
     num_nodes: Annotated[int | None, option("Machines that share each batch.", "M")] = None,
-    seed: Seed = None,
+    seed: opt.Seed = None,
     logger: Annotated[
         list[str] | None,
         option("Beside metrics.csv: tensorboard, wandb or mlflow (repeatable).", "NAME"),
@@ -147,15 +131,15 @@ def train(
         int | None,
         option("Cross-validation: K runs in --out, and one report over all images.", "K"),
     ] = None,
-    budget: Budget = None,
+    budget: opt.Budget = None,
     checkpoint_every: Annotated[
         float | None,
         option("Most minutes of work that a crash can cost; 10 if left out.", "MINUTES", min=0.01),
     ] = None,
-    set_: Set = None,
+    set_: opt.Set = None,
     yes: Annotated[bool, option("Start runs of many hours without asking.")] = False,
     resume: Annotated[bool, option("Go on with the stopped run in --out.")] = False,
-    json_: Json = False,
+    json_: opt.Json = False,
 ) -> None:
     """Train a model, choose its threshold on the validation split, and pack it as a bundle.
 
@@ -166,8 +150,8 @@ def train(
         binseg train my_folder/ --out runs/first
         binseg train my_folder/ --budget 2h --set model.name=resnet34-unet
         binseg train my_folder/ --model unet --epochs 100 --size 512 --batch-size 4
-        binseg train --recipe report-d-unet --data oxford-iiit-pet/ --download --out runs/d
-        binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.ema_decay=0.99
+        binseg train pets/ --recipe pet-unet-cosine --download --out runs/lab
+        binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.tta=none
         binseg train my_folder/ --logger tensorboard --logger wandb
         torchrun --nproc-per-node 4 -m binseg train my_folder/ --out runs/four
         binseg train --out runs/first --resume
@@ -184,8 +168,8 @@ def train(
     if resume and out is None:  # --resume FOLDER is --resume --out FOLDER
         out, what = _run_to_resume(what), None
     file, place = _recipe_or_data(what)
-    data = one_data(place, data)
-    sections = nested(
+    data = opt.one_data(place, data)
+    sections = opt.nested(
         data__path=data,
         data__download=download or None,
         data__border=border,
@@ -230,12 +214,8 @@ def train(
         spent = time.perf_counter() - started
         folder = out or next_run_path(whole.model.name)
         result = work(whole, out=folder, progress=progress, spent=spent, plan=text)
-    if json_:
-        write_json_answer(result.as_dict())
-    elif isinstance(result, TrainResult):
-        show(*run_items(result, everything=is_verbose(context)))
-    else:
-        show(*folds_items(result, everything=is_verbose(context)))
+    lay_out: Any = run_items if isinstance(result, TrainResult) else folds_items
+    answer(json_, result.as_dict(), *lay_out(result, everything=is_verbose(context)))
 
 
 def _settings(

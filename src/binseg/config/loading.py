@@ -157,7 +157,6 @@ _PlainLoader.add_implicit_resolver(
 
 
 def _parse(text: str, label: str) -> dict[str, Any]:
-    """Parse YAML text into the nested mapping that a recipe is."""
     try:
         tree = yaml.load(text, Loader=_PlainLoader)
     except UsageError as error:
@@ -174,7 +173,6 @@ def _parse(text: str, label: str) -> dict[str, Any]:
 
 
 def _parse_override(override: str) -> tuple[list[str], Any]:
-    """Turn `a.b=c` into the keys a, b and the value c."""
     path, equals, value = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -225,7 +223,6 @@ def _merge(tree: dict[str, Any], changes: Mapping[str, object]) -> None:
 
 
 def _describe(detail: ErrorDetails) -> str:
-    """Say one problem in words: where, what we got, what is accepted."""
     where = ".".join(str(part) for part in detail["loc"]) or "recipe"
     if detail["type"] == "extra_forbidden":
         accepted = _fields_at(detail["loc"][:-1])

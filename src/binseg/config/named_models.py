@@ -1,11 +1,51 @@
 """Named networks and named weights: data that recipes, bundles and `binseg models` share."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from binseg.errors import suggest
 
 Option = bool | int | float | str | list[int] | list[float] | None
+
+
+@dataclass(frozen=True)
+class OptionRule:
+    """The values that an option of a network or loss takes: those of a list, or of a range."""
+
+    kind: type[bool] | type[int] | type[float] | type[str]
+    help: str
+    choices: tuple[str, ...] | tuple[int, ...] = ()
+    low: float = 0
+    high: float = math.inf
+
+    def accepted(self) -> str:
+        """The accepted values in words.
+
+        >>> OptionRule(float, "", high=0.9).accepted()
+        'a number from 0 to 0.9'
+        """
+        if self.kind is bool:
+            return "true or false"
+        if self.choices:
+            return " or ".join(str(choice) for choice in self.choices)
+        noun = "a whole number" if self.kind is int else "a number"
+        if math.isinf(self.high):
+            return f"{noun}, {self.low:g} or more"
+        return f"{noun} from {self.low:g} to {self.high:g}"
+
+    def takes(self, value: object) -> bool:
+        """Tell whether a value is accepted; a whole number may stand for any number."""
+        # A bool is an int to Python, but `width: true` is a mistake.
+        if isinstance(value, bool) or self.kind is bool:
+            return isinstance(value, bool) and self.kind is bool
+        if not isinstance(value, (int, float) if self.kind is float else self.kind):
+            return False
+        if self.choices:
+            return value in self.choices
+        assert isinstance(value, int | float), "words have choices"
+        return math.isfinite(value) and self.low <= value <= self.high
 
 
 class NamedModel(NamedTuple):

@@ -167,19 +167,10 @@ class InputConfig(Section):
             tuple(given) if len(given) == num else (sum(given) / len(given),) * num
             for given in (self.mean, self.std)
         )
-        return Preprocessing(
-            height=self.size,
-            width=self.size,
-            resize=self.resize,
-            scale=self.scale,
-            overlap=self.overlap,
-            largest_tile=self.largest_tile if self.resize == "tile" else 0,
-            channels=num,
-            intensity=self.intensity,
-            mean=mean,
-            std=std,
-            nodata=nodata,
-        )
+        alike = self.model_dump(include={"resize", "scale", "overlap", "channels", "intensity"})
+        alike |= {"height": self.size, "width": self.size, "mean": mean, "std": std}
+        largest = self.largest_tile if self.resize == "tile" else 0
+        return Preprocessing(**alike, largest_tile=largest, nodata=nodata)
 
 
 class ModelConfig(Section):

@@ -35,8 +35,8 @@ class Contradiction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """The facts that are kept of an image: nothing larger than a thumbnail."""
+class Compared:
+    """One mask compared with a model's: the facts of it, of which the largest is a thumbnail."""
 
     id: str
     dice: float
@@ -50,70 +50,63 @@ class _Seen:
     model_hw: Float32[np.ndarray, "h w"]
 
 
-class Contradictions:
-    """Compares masks with predictions, image by image, and ranks them in the end."""
+def compare_mask(
+    id_: str,
+    *,
+    probability_HW: Float32[np.ndarray, "H W"],
+    model_HW: Mask,
+    mask_HW: Mask,
+    valid_HW: Mask,
+    expected_dice: float,
+) -> Compared:
+    """Compare the mask that is checked with a model's probability and mask."""
+    model_HW, mask_HW = model_HW & valid_HW, mask_HW & valid_HW
+    probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
+    labels_HW, num = label_objects(mask_HW)
+    sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
+    return Compared(
+        id=id_,
+        dice=dice_of(model_HW, mask_HW),
+        expected=expected_dice,
+        inverted=dice_of(model_HW, ~mask_HW & valid_HW),
+        shifted=_best_shift(model_HW, mask_HW),
+        missed=_object(model_HW & ~_grown(mask_HW), probability_HW),
+        extra=_object(mask_HW & ~_grown(model_HW), 1 - probability_HW),
+        area=float((sizes**2).sum() / max(1, sizes.sum())),
+        mask_hw=_small(mask_HW),
+        model_hw=_small(model_HW),
+    )
 
-    def __init__(self) -> None:
-        self._seen: list[_Seen] = []
 
-    def add(
-        self,
-        id_: str,
-        *,
-        probability_HW: Float32[np.ndarray, "H W"],
-        model_HW: Mask,
-        mask_HW: Mask,
-        valid_HW: Mask,
-        expected_dice: float,
-    ) -> None:
-        """Take in an image: the model's probability and mask, and the mask that is checked."""
-        model_HW, mask_HW = model_HW & valid_HW, mask_HW & valid_HW
-        probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
-        labels_HW, num = label_objects(mask_HW)
-        sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
-        self._seen.append(
-            _Seen(
-                id=id_,
-                dice=dice_of(model_HW, mask_HW),
-                expected=expected_dice,
-                inverted=dice_of(model_HW, ~mask_HW & valid_HW),
-                shifted=_best_shift(model_HW, mask_HW),
-                missed=_object(model_HW & ~_grown(mask_HW), probability_HW),
-                extra=_object(mask_HW & ~_grown(model_HW), 1 - probability_HW),
-                area=float((sizes**2).sum() / max(1, sizes.sum())),
-                mask_hw=_small(mask_HW),
-                model_hw=_small(model_HW),
-            )
-        )
+def rank_masks(compared: Sequence[Compared]) -> list[Contradiction]:
+    """Rank all masks of a data set, the most suspicious first."""
+    areas = [one.area for one in compared if one.area]
+    typical = float(np.median(areas)) if areas else 1.0
+    pairs = zip(compared, _swaps(compared), strict=True)
+    found = [_judge(one, typical, swap) for one, swap in pairs]
+    return sorted(found, key=lambda one: (-one.score, one.id))
 
-    def ranked(self) -> list[Contradiction]:
-        """Rank all masks, the most suspicious first."""
-        areas = [one.area for one in self._seen if one.area]
-        typical = float(np.median(areas)) if areas else 1.0
-        pairs = zip(self._seen, _swaps(self._seen), strict=True)
-        found = [self._judge(one, typical, swap) for one, swap in pairs]
-        return sorted(found, key=lambda one: (-one.score, one.id))
 
-    def _judge(self, one: _Seen, typical: float, swap: float) -> Contradiction:
-        lack = one.expected - one.dice
-        kinds = {
-            "background and foreground are exchanged": one.inverted - one.dice - _CLEAR,
-            "the mask fits another image better": min(swap - one.dice - _CLEAR, lack),
-            "the mask is shifted": min(3 * (one.shifted - one.dice), 1.0),
-            "an object is missed": _weight(one.missed, typical),
-            "an object is too many": _weight(one.extra, typical),
-            "mask and model disagree": lack,
-        }
-        # What explains the whole mask comes before what explains an object of it.
-        whole = [name for name in [*kinds][:3] if kinds[name] >= _EXPLAINS]
-        kind = whole[0] if whole else max(kinds, key=lambda name: kinds[name])
-        return Contradiction(
-            id=one.id,
-            score=float(np.clip(max(kinds.values()), 0, 1)),
-            kind=kind,
-            dice=one.dice,
-            expected_dice=one.expected,
-        )
+def _judge(one: Compared, typical: float, swap: float) -> Contradiction:
+    lack = one.expected - one.dice
+    kinds = {
+        "background and foreground are exchanged": one.inverted - one.dice - _CLEAR,
+        "the mask fits another image better": min(swap - one.dice - _CLEAR, lack),
+        "the mask is shifted": min(3 * (one.shifted - one.dice), 1.0),
+        "an object is missed": _weight(one.missed, typical),
+        "an object is too many": _weight(one.extra, typical),
+        "mask and model disagree": lack,
+    }
+    # What explains the whole mask comes before what explains an object of it.
+    whole = [name for name in [*kinds][:3] if kinds[name] >= _EXPLAINS]
+    kind = whole[0] if whole else max(kinds, key=lambda name: kinds[name])
+    return Contradiction(
+        id=one.id,
+        score=float(np.clip(max(kinds.values()), 0, 1)),
+        kind=kind,
+        dice=one.dice,
+        expected_dice=one.expected,
+    )
 
 
 def _grown(mask_HW: Mask) -> Mask:
@@ -156,7 +149,7 @@ def _small(mask_HW: Mask) -> Float32[np.ndarray, "h w"]:
     return resize_mask(mask_HW, _SIDE, _SIDE).astype(np.float32)
 
 
-def _swaps(seen: Sequence[_Seen]) -> Float64[np.ndarray, " N"]:
+def _swaps(seen: Sequence[Compared]) -> Float64[np.ndarray, " N"]:
     """Find for each mask how well it fits the best of the other images' predictions."""
     if len(seen) < 2:
         return np.zeros(len(seen))

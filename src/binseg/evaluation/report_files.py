@@ -1,7 +1,6 @@
 """The files of an evaluation: report.html, report.json, per_image.csv and two images."""
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from binseg.metrics import image_rows, report_as_dict
 from binseg.packaging import Card
 from binseg.report import GalleryItem, plot_gallery, plot_histogram
 from binseg.report.page import Background, Gallery, write_page
-from binseg.storage import cell, write_json, write_text
+from binseg.storage import csv_text, write_json, write_text
 from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
@@ -47,7 +46,8 @@ def write_report(
     """
     make_folder(folder)
     write_json(folder / "report.json", report_as_dict(report))
-    write_text(folder / "per_image.csv", _csv_text(image_rows(report)))
+    rows = image_rows(report)
+    write_text(folder / "per_image.csv", csv_text(rows, list(rows[0])))
     dice_of = {
         one.id: one.scores["original"]["dice"]
         for one in report.images
@@ -65,12 +65,13 @@ def write_report(
         # They are shown small: so many huge images would fill the memory.
         every = -(-max(mask_HW.shape) // SHOWN_SIDE)
         shown = (slice(None, None, every),) * 2
+        assert sample.mask_HW is not None, "scored images have a truth"
         items.append(
             GalleryItem(
                 id=id_,
                 image_HWC=sample.image_HWC[shown].copy(),
                 prediction_HW=mask_HW[shown].copy(),
-                truth_HW=None if sample.mask_HW is None else sample.mask_HW[shown].copy(),
+                truth_HW=sample.mask_HW[shown].copy(),
                 valid_HW=sample.valid_HW[shown].copy(),
                 dice=dice_of[id_],
             )
@@ -92,15 +93,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"can't make the folder {folder}: {error.strerror}") from None
-
-
-def _csv_text(rows: Sequence[dict[str, str | float]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    texts = [{k: cell(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
-    writer.writerows(texts)
-    return text.getvalue()
 
 
 def _worst_middle_best(ranked: Sequence[T], num: int) -> list[T]:

@@ -26,7 +26,7 @@ from binseg.metrics import (
 )
 from binseg.packaging import Threshold
 from binseg.postprocess import NOTHING, PostProcessing, clean, label_objects
-from binseg.progress import SILENT, Progress, track
+from binseg.progress import SILENT, Detail, Progress, track
 from binseg.transforms.presets import resolve_preset
 from binseg.types import TTA, TTA_PASSES, Report
 
@@ -100,12 +100,13 @@ def tune_on_validation(
             f"everything or nothing foreground; {own:g} is taken: the network has learnt too little"
         )
     threshold = move_threshold(own, temperature)
-    progress.say(
+    told = (
         f"threshold {threshold:.3f}"
         + (f": validation Dice {choice.dice:.4f} " if own == choice.threshold else " ")
         + f"(at 0.5: {choice.dice_at_half:.4f}"
         + ("; of all pixels together, since most images are empty)" if choice.is_pooled else ")")
     )
+    progress.say(Detail(told))
     postprocessing = NOTHING
     if is_corrected:
         postprocessing, told = choose_postprocessing(
@@ -147,10 +148,9 @@ def tell_calibration(tuned: Tuned, report: Report, progress: Progress) -> None:
     """Say what the temperature did to the calibration error on validation."""
     if tuned.ece_before is None or report.calibration is None:
         return
-    progress.say(
-        f"temperature {tuned.temperature:g}: expected calibration error on validation "
-        f"{tuned.ece_before:.4f} before, {report.calibration.scores['ece'].value:.4f} after"
-    )
+    after = report.calibration.scores["ece"].value
+    told = f"temperature {tuned.temperature:g}: expected calibration error on validation "
+    progress.say(Detail(f"{told}{tuned.ece_before:.4f} before, {after:.4f} after"))
 
 
 def allowed_tta(recipe: Recipe) -> TTA:

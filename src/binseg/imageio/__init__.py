@@ -18,7 +18,6 @@ from binseg.imageio.metadata import Georeference, PixelSize
 from binseg.imageio.reading import (
     caged_windows,
     decode_image,
-    decode_pixels,
     needs_windows,
     probe,
     read_cover,

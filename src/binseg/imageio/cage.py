@@ -241,6 +241,13 @@ class CagedImage(Decoder):
         alpha_HW = np.frombuffer(shared, np.uint8, math.prod(size)).reshape(size)
         return alpha_HW if alpha else None, None if icc is None else b64decode(icc)
 
+    def pixel_size(self) -> PixelSize | None:
+        """Tell the size of a pixel of a TIFF that was given as bytes, and isn't turned."""
+        if self.facts.format != "TIFF" or self.facts.turned:
+            return None
+        found = self.child.ask({"do": "own_pixel_size"}, name=self.name, seconds=self.seconds)
+        return PixelSize(**found["fact"]) if found["fact"] else None
+
     def _seconds_for(self, num: int) -> float:
         return self.seconds + num * self.facts.height * self.facts.width / _VALUES_PER_S
 

@@ -16,6 +16,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, is_dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ class _Decoders:
     def __init__(self, start: int, opened: ExitStack) -> None:
         self._start, self._opened = start, opened
         self._held = ExitStack()  # the image in work
+        self._data = b""  # its file, where that came with the order
         self._image: Decoder
         self._info: ImageInfo
         self._is_first_of_many = False
@@ -141,8 +143,7 @@ class _Decoders:
             path = Path(order["path"])
             _allow(start + _SPARE_BYTES)
             with broken_files(one_line(path)):
-                fact = FACTS[kind](path)
-            return {"fact": asdict(fact) if is_dataclass(fact) else fact}  # type: ignore[arg-type]
+                return _fact(FACTS[kind](path))
         if kind == "survey":
             _allow(start + _SPARE_BYTES)
             return _survey(Path(order["path"]))
@@ -151,7 +152,11 @@ class _Decoders:
         if kind == "close":
             self._held.close()
             vars(self).pop("_image", None)
+            self._data = b""
             return {}
+        if kind == "own_pixel_size":
+            _allow(self._allowed)
+            return _fact(pixel_size_of(BytesIO(self._data)))
         if kind in ("read", "labels", "palette", "cover"):
             return self._decode(order, descriptors)
         if kind == "windows":
@@ -178,7 +183,7 @@ class _Decoders:
                     importlib.import_module(module)
                 self._start = max(self._start, _address_space())
         else:
-            source = bytes(_take(connection, order["size"]))
+            source = self._data = bytes(_take(connection, order["size"]))
             num_packed = 2 * len(source)
         self._allowed = self._start + _SPARE_BYTES + 2 * min(num_packed, MAX_BYTES)
         _allow(self._allowed)
@@ -225,6 +230,10 @@ class _Decoders:
             "pixel_size": asdict(size) if size is not None else None,
             "axes": asdict(axes) if axes is not None else None,
         }
+
+
+def _fact(found: Any) -> dict[str, Any]:
+    return {"fact": asdict(found) if is_dataclass(found) else found}  # type: ignore[arg-type]
 
 
 def _share(descriptor: int, decoded: np.ndarray, valid_HW: Valid) -> dict[str, Any]:

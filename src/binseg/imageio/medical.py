@@ -33,8 +33,9 @@ class _Slice(NumpyImage):
         """Give the facts of the image as `image` gives it."""
         dtype = given_dtype(self.dtype) if self.scale == (1.0, 0.0) else "float32"
         format_ = type(self).__name__.removeprefix("_")
-        facts = {"dtype": dtype, "format": format_, "axes": self.axes}
-        return replace(super().info(), num_pages=self.num_pages, **facts)
+        return replace(
+            super().info(), num_pages=self.num_pages, dtype=dtype, format=format_, axes=self.axes
+        )
 
     def image(self) -> Pixels:
         """Give the slice as it was measured."""
@@ -113,7 +114,7 @@ def open_nifti(
     return _NIFTI(
         name=name, handle=handle, shape=shape, dtype=dtype, source=header,
         page=_chosen(page, depth, name, any_page=any_page), num_pages=depth,
-        axes="".join(map(str, aff2axcodes(affine))) if is_told else "",
+        axes="".join(map(str, aff2axcodes(affine))) if is_told else "",  # type: ignore[no-untyped-call]
         scale=(1.0 if slope is None else slope, intercept or 0.0),
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree import ElementTree as ET
 
 import tifffile
@@ -61,10 +61,10 @@ class Georeference:
         return [place, (_KEYS, _SHORT, len(keys), keys, True)]
 
 
-def pixel_size_of(path: Path) -> PixelSize | None:
+def pixel_size_of(source: Path | BinaryIO) -> PixelSize | None:
     """Read a pixel's size from OME, Aperio, ImageJ or a TIFF in cm; inches are those of print."""
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(source) as file:
             return _of_ome(file.ome_metadata) or _of_aperio(file) or _of_resolution(file)
     except _UNREADABLE:
         return None

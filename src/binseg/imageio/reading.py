@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import ImageError
-from binseg.imageio.cage import Cage
+from binseg.imageio.cage import Cage, CagedImage
 from binseg.imageio.decoding import (
     Colours,
     Cover,
@@ -107,19 +107,20 @@ def read_cover(source: Path | bytes, *, page: int | None = None) -> Cover:
         return decoder.cover()
 
 
-def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:
-    """Do as `read_pixels` with a file in memory, which errors call `name`."""
-    with _decoder(data, name=name) as decoder:
-        return decoder.image(), decoder.valid()
-
-
 def decode_image(data: bytes, *, name: str) -> Pixels:
     """Read an image from memory, which errors call `name`; see `read_image`."""
-    return decode_pixels(data, name=name)[0]
+    with _decoder(data, name=name) as decoder:
+        return decoder.image()
 
 
-def read_pixel_size(path: Path) -> PixelSize | None:
-    """Read the size of a pixel that a TIFF states; see `metadata.pixel_size_of`."""
+def read_pixel_size(path: Path | bytes) -> PixelSize | None:
+    """Read the size of a pixel that a TIFF states (see `metadata.pixel_size_of`).
+
+    Of a file in memory that asks to be turned it is None, and what is no image is an ImageError.
+    """
+    if isinstance(path, bytes):
+        with _decoder(path, name="the image", any_page=True) as decoder:
+            return decoder.pixel_size() if isinstance(decoder, CagedImage) else None
     if (cage := _cage_if_read(path)) is None:
         return pixel_size_of(path)
     size = cage.fact("pixel_size", path)

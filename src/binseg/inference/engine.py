@@ -17,20 +17,16 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
+from binseg.imageio import read_pixel_size
 from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
 from binseg.inference.outputs import facts_of, files_of, origin_of
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import Prediction
-from binseg.inference.predictor import Predictor
-from binseg.inference.sinks import (
-    BytesSink,
-    FolderSink,
-    PredictResult,
-    Sink,
-    Written,
-)
+from binseg.inference.predictor import Predictor, Tell, untold
+from binseg.inference.sinks import BytesSink, FolderSink, PredictResult, Sink, Written
 from binseg.inference.sources import Failure, FileSource, InputImage, ListedSource, Source
+from binseg.inference.tiling import Elsewhere
 from binseg.inference.video import predict_video, require_av
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
@@ -55,18 +51,10 @@ def run(
     progress: Progress = SILENT,
     told: Callable[[PredictResult], None] | None = None,
 ) -> PredictResult:
-    """Predict all images of a source into a sink, in bounded memory.
+    """Predict all images of a source into a sink, in bounded memory; inputs that fail stop nothing.
 
-    Args:
-        source: the images.
-        predictor: the model.
-        sink: takes the predictions in.
-        options: other settings than the model's own.
-        progress: told of every image, or of every model input where there is one image.
-        told: hears of each round that found something, whose results are then not kept here.
-
-    Returns:
-        What was written; inputs that failed are in it too, and stop nothing.
+    `progress` hears of every image, or of every model input where there is one image; `told` of
+    each round that found something, whose results are then not kept here.
 
     Raises:
         UsageError: an output would replace a file that is there, or one that was to be kept is of
@@ -164,10 +152,68 @@ def _of_long_name(image: InputImage, error: OutputError) -> Failure:
     return image.failed(error)
 
 
-def _read_as_taken(image: InputImage, predictor: Predictor, facts: dict[str, Any]) -> Pixels:
-    """Decode an image as the model takes it; its size and where it has data go to the facts."""
-    image_HWC, facts["valid_HW"], facts["size"] = image.reduced(predictor.preprocessing)
-    return image_HWC
+def fitted(
+    predictor: Predictor, image: InputImage, options: PredictOptions, progress: Progress = SILENT
+) -> Predictor:
+    """Give the predictor for the pixel size of an image's file, and say where it differs."""
+    judge, size = predictor.judge, None
+    own = (judge.knowledge.pixel_um if judge else None) or 0.0
+    if own:
+        with suppress(ImageError):  # the one that reads its pixels says so
+            size = (
+                facts_of_file(image.path, place=False)["pixel_size"]
+                if image.data is None
+                else read_pixel_size(image.data)
+            )
+    fit = predictor.scaled_to(size, options)
+    if fit is not predictor and judge is not None and fit.preprocessing is not None:
+        factor = fit.preprocessing.scale / judge.preprocessing.scale
+        progress.say(
+            f"{image.name}: pixels of {factor * own:g} um, the model's are {own:g} um: resized "
+            f"by {factor:g} for the network"
+        )
+    return fit
+
+
+def by_parts(
+    image: InputImage,
+    stem: Path,
+    predictor: Predictor,
+    sink: Sink,
+    options: PredictOptions,
+    *,
+    progress: Progress = SILENT,
+    elsewhere: Elsewhere | None = None,
+) -> Written | Failure:
+    """Predict a huge image band by band (`elsewhere` perhaps), or a video frame by frame."""
+    files = files_of(image, stem, options)
+    try:
+        if image.kind == "video":
+            if _too_much_of_a_video(options):
+                raise ImageError(_OF_VIDEOS)
+            origin = origin_of(image, predictor, options)
+            foreground = predict_video(
+                predictor, image.path, files=files, facts=origin, progress=progress
+            )
+        else:
+            predictor = fitted(predictor, image, options, progress)
+            if options.is_per_page:
+                told = "too large for other outputs than mask and probability"
+                progress.say(f"{image.path}: {told}")
+            foreground = predict_large(
+                predictor,
+                image.path,
+                out=files[0],
+                probability=sink.large_probability if len(files) > 1 else None,
+                overwrite=sink.replaces,
+                progress=progress,
+                origin=origin_of(image, predictor, options),
+                opened=image.windows,
+                elsewhere=elsewhere,
+            ).foreground
+    except (DataError, MissingExtraError) as error:
+        return image.failed(error)
+    return Written(source=image.path, mask=files[0], others=tuple(files[1:]), foreground=foreground)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,77 +240,15 @@ class _Work:
     progress: Progress = SILENT
     largest: int = 0  # Bytes of the largest image so far, with its probability; 0 before the first
 
-    def scaled(self, image: InputImage) -> Predictor:
-        """Give the predictor for the pixel size of an image's file, and say where it differs."""
-        known = self.predictor.judge
-        size = None
-        if known is not None and known.knowledge.pixel_um and image.data is None:
-            with suppress(ImageError):  # the one that reads its pixels says so
-                size = facts_of_file(image.path, place=False)["pixel_size"]
-        fit = self.predictor.scaled_to(size, self.options)
-        if fit is not self.predictor and known is not None and fit.preprocessing is not None:
-            factor = fit.preprocessing.scale / known.preprocessing.scale
-            own = known.knowledge.pixel_um or 0
-            self.progress.say(
-                f"{image.name}: pixels of {factor * own:g} um, the model's are {own:g} um: resized "
-                f"by {factor:g} for the network"
-            )
-        return fit
-
     def alone(self, todo: _Todo, progress: Progress) -> Written | Failure:
         """Predict a single image, and tell how far its inputs are."""
-        image, stem = todo
-        try:
-            facts = facts_of(image, self.predictor, self.options)
-            predictor = self.scaled(image)
-            image_HWC = _read_as_taken(image, predictor, facts)
-            num_inputs = predictor.num_inputs(*facts["size"])
-            with progress.task("predicting", total=num_inputs) as task:
-                prediction = predictor.predict_array(
-                    image_HWC,
-                    read_as=image.name,
-                    tell=task.advance,
-                    **facts,
-                )
-                return self.sink.write(image, prediction, stem, self.options)
-        except ImageError as error:
-            return image.failed(error)
-        except OutputError as error:
-            return _of_long_name(image, error)
-
-    def by_parts(self, todo: _Todo, progress: Progress) -> Written | Failure:
-        """Predict a huge image band by band, or a video frame by frame."""
-        (image, stem), sink = todo, self.sink
-        predictor = self.predictor if image.kind == "video" else self.scaled(image)
-        files = files_of(image, stem, self.options)
-        try:
-            origin = origin_of(image, predictor, self.options)
-            if image.kind == "video" and _too_much_of_a_video(self.options):
-                raise ImageError(_OF_VIDEOS)
-            if image.kind == "video":
-                foreground = predict_video(
-                    predictor, image.path, files=files, facts=origin, progress=progress
-                )
-            else:
-                if self.options.is_per_page:
-                    progress.say(
-                        f"{image.path}: too large for other outputs than mask and probability"
-                    )
-                foreground = predict_large(
-                    predictor,
-                    image.path,
-                    out=files[0],
-                    probability=sink.large_probability if len(files) > 1 else None,
-                    overwrite=sink.replaces,
-                    progress=progress,
-                    origin=origin,
-                    opened=image.windows,
-                ).foreground
-        except (DataError, MissingExtraError) as error:
-            return image.failed(error)
-        return Written(
-            source=image.path, mask=files[0], others=tuple(files[1:]), foreground=foreground
-        )
+        read = self._read(todo)
+        if isinstance(read, Failure):
+            return read
+        num_inputs = read.predictor.num_inputs(*read.facts["size"])
+        with progress.task("predicting", total=num_inputs) as task:
+            (computed,) = self._computed([read], tell=task.advance)
+            return self._finish(computed)
 
     def results(self, todo: Sequence[_Todo], progress: Progress) -> Iterator[Written | Failure]:
         """Predict images in memory first, then huge ones and videos."""
@@ -274,12 +258,12 @@ class _Work:
         else:
             results = self.together(plain)
             yield from track(results, progress=progress, label="predicting", total=len(plain))
-        for one in todo:
-            if one[0].kind != "image":
-                yield self.by_parts(one, progress)
+        for image, stem in todo:
+            if image.kind != "image":
+                how = (self.predictor, self.sink, self.options)
+                yield by_parts(image, stem, *how, progress=progress)
 
     def together(self, todo: Sequence[_Todo]) -> Iterator[Written | Failure]:
-        """Predict images; the results come in their order."""
         reads = map_ordered(
             self._read, todo, num_threads=NUM_READERS, ahead=lambda: self._num_ahead(reading=True)
         )
@@ -301,8 +285,9 @@ class _Work:
         image, shape, inputs = todo[0], self.predictor.preprocessing, None
         try:
             facts = facts_of(image, self.predictor, self.options)
-            fit = self.scaled(image)
-            image_HWC, size = _read_as_taken(image, fit, facts), facts["size"]
+            fit = fitted(self.predictor, image, self.options, self.progress)
+            image_HWC, facts["valid_HW"], size = image.reduced(fit.preprocessing)
+            facts["size"] = size
             is_own = fit is self.predictor
             if is_own and shape is not None and self.predictor.shares_batches(*size):
                 inputs, _ = prepare(image_HWC, shape, name=image.name, size=size)
@@ -329,7 +314,9 @@ class _Work:
         if batch:
             yield batch
 
-    def _computed(self, batch: Sequence[_Read | Failure]) -> Iterator[_Computed | Failure]:
+    def _computed(
+        self, batch: Sequence[_Read | Failure], *, tell: Tell = untold
+    ) -> Iterator[_Computed | Failure]:
         """Compute a batch: the maps of images that share it, the predictions of the others."""
         inputs = [one.inputs_NHWC for one in batch if isinstance(one, _Read)]
         shared = [one for one in inputs if one is not None]
@@ -340,14 +327,14 @@ class _Work:
                 continue
             image, _ = one.todo
             if one.inputs_NHWC is not None:
+                tell(len(one.inputs_NHWC))
                 yield one, next(maps)
                 continue
+            how: dict[str, Any] = {"read_as": image.name, "tell": tell, **one.facts}
             try:
-                found = one.predictor.predict_array(one.image_HWC, read_as=image.name, **one.facts)
+                yield one, one.predictor.predict_array(one.image_HWC, **how)
             except ImageError as error:
                 yield image.failed(error)
-            else:
-                yield one, found
 
     def _finish(self, computed: _Computed | Failure) -> Written | Failure:
         """Bring an image's maps to its own size, and write it."""

@@ -8,15 +8,8 @@ import numpy as np
 from jaxtyping import Float32, Num, UInt8
 from PIL import Image
 
+from binseg import imageio
 from binseg.errors import UsageError
-from binseg.imageio import (
-    probe,
-    read_cover,
-    read_georeference,
-    read_pixel_size,
-    read_pixels,
-    read_reduced,
-)
 from binseg.imageio.decoding import Cover, orientation_of_exif, turn
 from binseg.imageio.raster import image_of
 from binseg.transforms.preprocess import reduction
@@ -34,18 +27,18 @@ bool, or floats in [0, 1]), or a PIL image."""
 def facts_of_file(path: Path, *, place: bool = True, size: bool = True) -> dict[str, Any]:
     """Read name, place on a map and pixel size of an image's file, as fields of a Prediction."""
     # An image that was turned by its EXIF no longer has the file's own axes.
-    knows_axes = (place or size) and not probe(path).turned
+    knows_axes = (place or size) and not imageio.probe(path).turned
     return {
         "name": path.name,
-        "georeference": read_georeference(path) if place and knows_axes else None,
-        "pixel_size": read_pixel_size(path) if size and knows_axes else None,
+        "georeference": imageio.read_georeference(path) if place and knows_axes else None,
+        "pixel_size": imageio.read_pixel_size(path) if size and knows_axes else None,
     }
 
 
 def cover_of(source: Path | bytes | Image.Image | None, page: int | None) -> Cover:
     """Read the transparency and the ICC profile of what `predict` took."""
     if not isinstance(source, Image.Image):
-        return (None, None) if source is None else read_cover(source, page=page)
+        return (None, None) if source is None else imageio.read_cover(source, page=page)
     if not source.has_transparency_data:
         return None, source.info.get("icc_profile")
     alpha_HW = np.asarray(source.convert("RGBA").getchannel("A"))
@@ -59,11 +52,8 @@ def pixels_of(
     if isinstance(image, str | Path):
         path, facts = Path(image), facts_of_file(Path(image))
         facts |= {"source": path, "page": page}
-        if shape is None:
-            image_HWC, facts["valid_HW"] = read_pixels(path, page=page)
-            return image_HWC, str(image), facts
         way = partial(reduction, preprocessing=shape)
-        image_HWC, facts["valid_HW"], size = read_reduced(path, way, page=page)
+        image_HWC, facts["valid_HW"], size = imageio.read_reduced(path, way, page=page)
         if image_HWC.shape[:2] != size:
             facts["size"] = size
         return image_HWC, str(image), facts

@@ -8,7 +8,6 @@ at most one band to compute again.
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 import zlib
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Num, UInt8
 
-from binseg.errors import ImageError, OutputError
+from binseg.errors import OutputError
 from binseg.imageio import Layout, Windows, decode_tiles, encode_tiles
 from binseg.postprocess import PostProcessing, clean_bands
 from binseg.progress import Progress
@@ -29,7 +28,6 @@ from binseg.storage import atomic_path, write_json
 MASK, PROBABILITY = 0, 1  # layers of a band
 _JOB = "job.json"
 _OURS = {_JOB, "whole.tif", "whole.zarr"}
-_HEAD_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,24 +37,6 @@ class Band:
     height: int
     foreground: int  # pixels of the mask, before any post-processing
     layers: tuple[Sequence[bytes], ...]  # Tiles of the mask, and of the probability
-
-
-def fingerprint(path: Path) -> dict[str, object]:
-    """Tell an image from a changed one by sizes, times, and first bytes; may raise ImageError."""
-    digest, size = hashlib.sha256(), 0
-    try:
-        files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-        for file in files:
-            state = file.stat()
-            size += state.st_size
-            name = file.relative_to(path).as_posix()
-            digest.update(f"{name}\n{state.st_size}\n{state.st_mtime_ns}\n".encode())
-        if not path.is_dir():
-            with path.open("rb") as handle:
-                digest.update(handle.read(_HEAD_BYTES))
-    except OSError as error:
-        raise ImageError(f"{path}: can't be read ({error.strerror or error})") from error
-    return {"bytes": size, "digest": digest.hexdigest()}
 
 
 class Journal:
@@ -83,7 +63,7 @@ class Journal:
             shutil.rmtree(folder)
         if not (folder / _JOB).exists():
             write_json(folder / _JOB, job)
-        self._done = self._sound_bands()
+        self.look()
 
     def num_done(self, page: int) -> int:
         """Count the finished bands of a page, from its top on."""
@@ -96,17 +76,14 @@ class Journal:
 
     def missing(self, page: int, num_bands: int) -> list[int]:
         """List the bands of a page that aren't there, or damaged."""
-        return [one for one in range(num_bands) if _read_band(self._path(page, one)) is None]
-
-    def look_again(self) -> None:
-        """Count what other processes have written."""
-        self._done = self._sound_bands()
+        paths = [band_path(self.folder, page, one) for one in range(num_bands)]
+        return [index for index, path in enumerate(paths) if _read_band(path) is None]
 
     def read(self, page: int, index: int) -> Band:
         """Read a finished band; OutputError if it is gone or was changed."""
-        band = _read_band(self._path(page, index))
-        if band is None:
-            raise OutputError(f"{self._path(page, index)}: damaged meanwhile; run again to go on")
+        path = band_path(self.folder, page, index)
+        if (band := _read_band(path)) is None:
+            raise OutputError(f"{path}: damaged meanwhile; run again to go on")
         return band
 
     def num_bytes(self) -> int:
@@ -117,12 +94,9 @@ class Journal:
         """Throw the folder away; its bands are in the output."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, page: int, index: int) -> Path:
-        return band_path(self.folder, page, index)
-
-    def _sound_bands(self) -> dict[int, int]:
+    def look(self) -> None:
         """Count each page's bands that are there and intact; the first damaged one ends the row."""
-        done: dict[int, int] = {}
+        self._done: dict[int, int] = {}
         broken: set[int] = set()
         for path in sorted(self.folder.iterdir()):
             if path.name.startswith(".tmp-"):  # of a program that was killed
@@ -131,11 +105,10 @@ class Journal:
             if path.suffix != ".band" or path.name.startswith("."):
                 continue
             page, index = (int(part) for part in path.stem.split("-"))
-            if page in broken or index != done.get(page, 0) or _read_band(path) is None:
+            if page in broken or index != self.num_done(page) or _read_band(path) is None:
                 broken.add(page)
                 continue
-            done[page] = index + 1
-        return done
+            self._done[page] = index + 1
 
 
 def band_path(folder: Path, page: int, index: int) -> Path:
@@ -207,12 +180,9 @@ class Layer:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Throw away only what this module wrote."""
     for path in folder.iterdir():
-        ours = (
-            path.name in _OURS or path.suffix == ".band" or path.name.startswith((".tmp-", ".old-"))
-        )
-        if not ours:
+        is_scrap = path.name.startswith((".tmp-", ".old-"))
+        if path.name not in _OURS and path.suffix != ".band" and not is_scrap:
             raise OutputError(
                 f"{folder}: unfinished bands are kept there, but it holds {path.name}; move it away"
             )

@@ -5,29 +5,22 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
+from binseg import imageio
 from binseg.errors import ImageError, MissingExtraError, OutputError, UsageError
-from binseg.imageio import (
-    ImageInfo,
-    Layout,
-    Windows,
-    caged_windows,
-    read_georeference,
-    write_tiled,
-)
 from binseg.imageio.windows import declared
 from binseg.imageio.zarr_folders import ZarrAxes, write_zarr_metadata
-from binseg.inference.bands import Bands, Elsewhere, ProbabilityType, packed, page_layout
-from binseg.inference.journal import MASK, PROBABILITY, Journal, Layer, fingerprint
+from binseg.inference import tiling
+from binseg.inference.journal import MASK, PROBABILITY, Journal, Layer
+from binseg.inference.outputs import hash_of
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import Predictor
-from binseg.inference.tiling import WHOLE_PIXELS, batch_of, live_bytes, probability_bands
 from binseg.postprocess import NOTHING
 from binseg.progress import SILENT, Progress, duration
 from binseg.storage import locked, publish
@@ -42,23 +35,12 @@ _MASK_SHARE = 0.2  # Most bytes for each pixel of a packed mask: noise of 0 and 
 
 @dataclass(frozen=True, kw_only=True)
 class LargeResult:
-    """The files that were written, and their figures."""
+    """The mask that was written, and its figures."""
 
-    source: Path
     mask: Path
-    probability: Path | None
-    num_pages: int
-    height: int  # Size of the first page, as is `width`
-    width: int
     foreground: float  # Share of the pixels that are foreground, after the post-processing
     num_bands: int
     num_resumed: int  # Bands that an earlier, interrupted call had finished
-    seconds: float
-
-    def as_dict(self) -> dict[str, object]:
-        """The facts as plain data."""
-        paths = {name: str(one) for name, one in vars(self).items() if isinstance(one, Path)}
-        return {**asdict(self), **paths, "seconds": round(self.seconds, 3)}
 
 
 def predict_large(
@@ -67,14 +49,14 @@ def predict_large(
     *,
     out: str | Path,
     options: PredictOptions | None = None,
-    probability: ProbabilityType | None = None,
+    probability: tiling.ProbabilityType | None = None,
     resume: bool = True,
     overwrite: bool = False,
     progress: Progress = SILENT,
-    whole_pixels: int = WHOLE_PIXELS,
+    whole_pixels: int = tiling.WHOLE_PIXELS,
     origin: Mapping[str, object] | None = None,
-    opened: Callable[[Path], AbstractContextManager[Windows]] = caged_windows,
-    elsewhere: Elsewhere | None = None,
+    opened: Callable[[Path], AbstractContextManager[imageio.Windows]] = imageio.caged_windows,
+    elsewhere: tiling.Elsewhere | None = None,
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
 
@@ -88,56 +70,51 @@ def predict_large(
     has bands computed by other processes. Raises UsageError (an output is there, an odd suffix, an
     unfit scale or tile), ImageError and OutputError.
     """
-    start, path, out = time.monotonic(), Path(path), Path(out)
+    path, out = Path(path), Path(out)
     probability_out = _outputs(path, out, probability, overwrite=overwrite)
     predictor = predictor.with_options(options or PredictOptions())
     part = out.with_name(out.name + ".part")
     with opened(path) as windows, locked(part, timeout=1.0, tidy=True):
         windows = declared(windows, predictor.nodata)  # noqa: PLW2901
         infos = [windows.info(page) for page in range(windows.num_pages)]
-        layouts = [page_layout(one.height, one.width) for one in infos]
+        layouts = [tiling.page_layout(one.height, one.width) for one in infos]
         axes = _axes(windows, infos) if out.suffix.lower() == ".zarr" else None
-        job = _job(predictor, path, layouts, probability, whole_pixels)
+        content = str((origin or {}).get("image", "")).partition("#")[0]
+        job = _job(predictor, path, layouts, probability, whole_pixels, content=content)
         journal = Journal(part, job, progress=progress, resume=resume)
         done = [journal.num_done(page) for page in range(len(infos))]
-        of_pages, settings = (infos, layouts, journal), (probability, whole_pixels, axes)
-        work = _Work(predictor, windows, *of_pages, *settings, origin or {})
+        settings = (probability, whole_pixels, axes, origin or {})
+        work = _Work(predictor, path, windows, infos, layouts, journal, *settings)
         try:
             if elsewhere is not None:
-                done = work.run_elsewhere(elsewhere, path)
+                done = work.run_elsewhere(elsewhere)
             work.tell_need(done, progress)
             work.run(done, progress)
             if probability_out is not None:
-                work.assemble(path, probability_out, PROBABILITY)
+                work.assemble(probability_out, PROBABILITY)
             # The mask comes last: where it is, the work is done.
-            num_foreground = work.assemble(path, out, MASK)
+            num_foreground = work.assemble(out, MASK)
         except (OSError, OutputError) as error:
             reason = error if isinstance(error, OutputError) else f"can't write {out}: {error}"
             hint = f"what is finished is in {part}, run again to go on"
             raise OutputError(f"{reason}; {hint}") from error
         journal.remove()
     return LargeResult(
-        source=path,
         mask=out,
-        probability=probability_out,
-        num_pages=len(infos),
-        height=infos[0].height,
-        width=infos[0].width,
         foreground=num_foreground / sum(one.height * one.width for one in infos),
         num_bands=sum(one.num_bands for one in layouts),
         num_resumed=sum(done),
-        seconds=time.monotonic() - start,
     )
 
 
 def _outputs(
-    path: Path, out: Path, probability: ProbabilityType | None, *, overwrite: bool
+    path: Path, out: Path, probability: tiling.ProbabilityType | None, *, overwrite: bool
 ) -> Path | None:
     """Check the names of the outputs; give that of the probability."""
     if out.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"can't write {out}: huge masks end in one of {', '.join(_SUFFIXES)}")
-    if probability not in (None, *get_args(ProbabilityType)):
-        choices = ", ".join(get_args(ProbabilityType))
+    if probability not in (None, *get_args(tiling.ProbabilityType)):
+        choices = ", ".join(get_args(tiling.ProbabilityType))
         raise UsageError(f"probability {probability!r}: give one of {choices}")
     probability_out = out.with_name(f"{out.stem}_probability{out.suffix}") if probability else None
     # The mask comes last: probabilities without it are those of a call that was interrupted.
@@ -155,21 +132,23 @@ def _outputs(
 def _job(
     predictor: Predictor,
     path: Path,
-    layouts: Sequence[Layout],
-    probability: ProbabilityType | None,
+    layouts: Sequence[imageio.Layout],
+    probability: tiling.ProbabilityType | None,
     whole_pixels: int,
+    *,
+    content: str,
 ) -> dict[str, object]:
     """List all that decides the bands, under names that a user understands when one differs."""
     if predictor.postprocessing.separate:
         raise ImageError(f"{path}: too large to cut touching objects apart; leave that out")
     return {
         "version": version("binseg"),
-        "image": {"name": path.name, **fingerprint(path)},
+        "image": {"name": path.name, "content": content or hash_of(path)},
         "model": predictor.bundle_id,
         "settings": {
             "inputs": [repr(one.preprocessing) for one in predictor.members],
             "tta": [one.tta for one in predictor.members],
-            "batch": [batch_of(one, _HUGE, _HUGE) for one in predictor.members],
+            "batch": [tiling.batch_of(one, _HUGE, _HUGE) for one in predictor.members],
             "probability": probability,
             "tiles": sorted({one.tile for one in layouts}),
             "whole pixels": whole_pixels,
@@ -179,7 +158,7 @@ def _job(
     }
 
 
-def _axes(windows: Windows, infos: Sequence[ImageInfo]) -> ZarrAxes:
+def _axes(windows: imageio.Windows, infos: Sequence[imageio.ImageInfo]) -> ZarrAxes:
     """Give the axes of a Zarr output: those of a Zarr input, else pages (z) by y by x."""
     try:
         import zarr  # noqa: F401 - asked for now, and not after hours
@@ -208,11 +187,12 @@ class _Work:
     """The bands of all pages, and who computes and keeps them."""
 
     predictor: Predictor
-    windows: Windows
-    infos: Sequence[ImageInfo]
-    layouts: Sequence[Layout]
+    path: Path
+    windows: imageio.Windows
+    infos: Sequence[imageio.ImageInfo]
+    layouts: Sequence[imageio.Layout]
     journal: Journal
-    probability: ProbabilityType | None
+    probability: tiling.ProbabilityType | None
     whole_pixels: int
     axes: ZarrAxes | None  # Axes of a Zarr output
     origin: Mapping[str, object]  # The facts that `predict --resume` needs; the mask keeps it
@@ -229,7 +209,7 @@ class _Work:
         )
         seconds = num_inputs * (self._seconds_per_input(widest) + self._seconds_per_read(widest))
         live = max(
-            live_bytes(self.predictor, info, band=one.tile) + 12 * one.tile * one.width
+            tiling.live_bytes(self.predictor, info, band=one.tile) + 12 * one.tile * one.width
             for info, one in zip(self.infos, self.layouts, strict=True)
         )
         size = np.dtype(widest.dtype).itemsize
@@ -260,48 +240,38 @@ class _Work:
                     "input.resize: tile sees every pixel"
                 )
 
-    def run_elsewhere(self, elsewhere: Elsewhere, path: Path) -> list[int]:
+    def _bands(self, page: int, numbers: Sequence[int]) -> tiling.Bands:
+        return tiling.Bands(
+            path=self.path,
+            folder=self.journal.folder,
+            page=page,
+            numbers=numbers,
+            tile=self.layouts[page].tile,
+            probability=self.probability,
+            whole_pixels=self.whole_pixels,
+        )
+
+    def run_elsewhere(self, elsewhere: tiling.Elsewhere) -> list[int]:
         """Have other processes compute what isn't done yet, and count what is then."""
         missing = [self.journal.missing(page, x.num_bands) for page, x in enumerate(self.layouts)]
-        bands = [
-            Bands(
-                path=path,
-                folder=self.journal.folder,
-                page=page,
-                numbers=tuple(numbers),
-                probability=self.probability,
-                whole_pixels=self.whole_pixels,
-            )
-            for page, numbers in enumerate(missing)
-            if numbers
-        ]
-        elsewhere(bands)
-        self.journal.look_again()
+        elsewhere([self._bands(page, some) for page, some in enumerate(missing) if some])
+        self.journal.look()
         return [self.journal.num_done(page) for page in range(len(self.layouts))]
 
     def run(self, done: Sequence[int], progress: Progress) -> None:
-        """Compute what isn't done yet."""
         label = f"predicting {Path(self.windows.name).name}"
         with progress.task(label, total=sum(one.height for one in self.infos)) as task:
             for page, (layout, num) in enumerate(zip(self.layouts, done, strict=True)):
                 task.advance(min(layout.height, num * layout.tile))
                 if num == layout.num_bands:
                     continue
-                bands = probability_bands(
-                    self.predictor,
-                    self.windows,
-                    page,
-                    band=layout.tile,
-                    first=num,
-                    tell=task.advance,
-                    whole_pixels=self.whole_pixels,
-                )
-                with closing(bands):  # no thread reads on when the image is closed
-                    for index, probability_HW in enumerate(bands, start=num):
-                        band = packed(self.predictor, probability_HW, layout.tile, self.probability)
+                asked = self._bands(page, range(num, layout.num_bands))
+                found = tiling.packed_bands(self.predictor, self.windows, asked, tell=task.advance)
+                with closing(found):
+                    for index, band in zip(asked.numbers, found, strict=True):
                         self.journal.write(page, index, band)
 
-    def assemble(self, path: Path, out: Path, which: int) -> int:
+    def assemble(self, out: Path, which: int) -> int:
         """Write a layer of all bands under its final name; count the mask's foreground."""
         predictor, is_mask, folder = self.predictor, which == MASK, self.journal.folder
         facts = {
@@ -309,7 +279,7 @@ class _Work:
             "model": predictor.bundle_id,
             "threshold": predictor.threshold,
             "postprocess": predictor.postprocessing.as_dict(),
-            "source": path.name,
+            "source": self.path.name,
             **(self.origin if is_mask else {}),
         }
         dtype = "uint8" if is_mask else str(self.probability)
@@ -323,13 +293,13 @@ class _Work:
         if self.axes is None:
             finished = folder / "whole.tif"
             is_tiff = self.windows.format == "TIFF" and not self.infos[0].turned
-            write_tiled(
+            imageio.write_tiled(
                 finished,
                 ((one, layer.tiles(page, one)) for page, one in enumerate(self.layouts)),
                 dtype=dtype,
                 num_bytes=self.journal.num_bytes(),
                 facts=facts,
-                georeference=read_georeference(path) if is_tiff else None,
+                georeference=imageio.read_georeference(self.path) if is_tiff else None,
                 pixel_size=self.windows.pixel_size,
                 holds_nan=dtype.startswith("float"),
             )
@@ -348,12 +318,12 @@ class _Work:
         publish(finished, out)
         return layer.num_foreground
 
-    def _seconds_per_input(self, info: ImageInfo) -> float:
+    def _seconds_per_input(self, info: imageio.ImageInfo) -> float:
         """Take the mean over the members; the first batch of each warms up and isn't counted."""
         taken = []
         for member in self.predictor.members:
             shape = tiles_for(info.height, info.width, member.preprocessing)
-            num = batch_of(member, info.height, info.width)
+            num = tiling.batch_of(member, info.height, info.width)
             zeros_NHWC = np.zeros((num, shape.height, shape.width, shape.channels), np.uint8)
             member.probability_of_inputs(zeros_NHWC)
             start = time.perf_counter()
@@ -362,8 +332,7 @@ class _Work:
         times = 1 if self.predictor.preprocessing is None else len(taken)
         return times * sum(taken) / len(taken)
 
-    def _seconds_per_read(self, info: ImageInfo) -> float:
-        """Read the region of one input from the middle of a page."""
+    def _seconds_per_read(self, info: imageio.ImageInfo) -> float:
         shape = tiles_for(info.height, info.width, self.predictor.members[0].preprocessing)
         if shape.resize != "tile":
             return 0.0

@@ -75,18 +75,7 @@ def load(path: str | Path, **settings: Unpack[LoadSettings]) -> ModelPredictor: 
 @overload
 def load(path: Sequence[str | Path], **settings: Unpack[LoadSettings]) -> Predictor: ...
 def load(path: str | Path | Sequence[str | Path], **settings: Unpack[LoadSettings]) -> Predictor:
-    """Open a model to predict with, or several that answer together.
-
-    Args:
-        path: a bundle's folder, its zip, a run's folder, or "pets", the model of cats and dogs
-            that comes with binseg; several make an ensemble.
-        settings: see `LoadSettings`.
-
-    Raises:
-        BundleError: missing, damaged, edited, foreign, or of a newer format; or no installed
-            runtime gives the reference sample's answer.
-        UsageError: an unknown backend, device or precision.
-        MissingExtraError: the runtime isn't installed.
+    """Open a model to predict with, or several that answer together, as `binseg.load` does.
 
     >>> load("runs/none")
     Traceback (most recent call last):
@@ -103,7 +92,6 @@ def open_model(path: str | Path, kind: type[M], **settings: Unpack[LoadSettings]
     bundle = read_bundle(model_of(path) or path)
     backend = settings.get("backend", "auto")
     device = settings.get("device", "auto")
-    card = bundle.card
     tried = candidates(
         bundle, name=backend, device=device, precision=settings.get("precision", "auto")
     )
@@ -116,16 +104,12 @@ def open_model(path: str | Path, kind: type[M], **settings: Unpack[LoadSettings]
                 raise
             _LOG.warning("%s: %s %s: %s; trying the next", bundle.path, name, precision, problem)
             continue
-        opened = kind(
-            backend=runtime,
-            preprocessing=card.preprocessing,
-            threshold=card.threshold.value,
-            bundle_id=card.id,
+        opened = kind.of_bundle(
+            bundle,
+            runtime,
             batch_size=settings.get("batch_size", 8),
-            bundle=bundle,
-            tta=settings.get("tta") or card.tta,
-            temperature=card.temperature,
-            postprocessing=card.postprocess,
+            tta=settings.get("tta") or bundle.card.tta,
+            postprocessing=bundle.card.postprocess,
         )
         if backend != "auto" or name == "torch" or _holds_here(opened, bundle, name, precision):
             return opened
@@ -141,14 +125,6 @@ def open_model(path: str | Path, kind: type[M], **settings: Unpack[LoadSettings]
         f"{bundle.path}: no installed runtime reproduces its reference sample on this machine; "
         'install torch (pip install "binseg[train]") or export the model here'
     )
-
-
-def is_model(path: str | Path) -> bool:
-    """Tell whether there is a run, or a bundle as folder or zip, at a path; nothing is read."""
-    place = Path(path)
-    names = ("bundle", "card.json", "recipe.yaml")
-    is_zip = place.suffix.lower() == ".zip" and place.is_file()
-    return is_zip or any((place / name).exists() for name in names)
 
 
 def verify_reference(predictor: ModelPredictor, bundle: Bundle) -> ReferenceCheck:

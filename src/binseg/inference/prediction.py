@@ -1,8 +1,6 @@
 """A model's result for one image: mask, objects and outlines, as arrays, files and bytes."""
 
 import base64
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,42 +15,16 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 from PIL import Image
 
+from binseg import imageio, postprocess
 from binseg.errors import ImageError, MissingExtraError, UsageError
-from binseg.imageio import (
-    Georeference,
-    PixelSize,
-    decode_image,
-    encode_image,
-    encode_mask,
-    encode_probability,
-    read_image,
-    write_image,
-    write_mask,
-    write_numbers,
-)
 from binseg.imageio.decoding import Cover, Valid
 from binseg.inference.image_like import Pixels, Probability, cover_of
 from binseg.inference.predict_options import OutputName, PredictOptions
 from binseg.inference.quality import Judge, Quality
-from binseg.postprocess import (
-    NOTHING,
-    FoundObject,
-    Polygon,
-    PostProcessing,
-    coco,
-    encode_rle,
-    find_objects,
-    geojson,
-    imagej_rois,
-    kaggle_runs,
-    label_objects,
-    segment,
-    trace_polygons,
-)
 from binseg.postprocess.interchange import Project
 from binseg.report.overlay import cropped, cutout, on_colour, overlay, soft_alpha
 from binseg.report.rendering import Entry, thumbnail
-from binseg.storage import cell, write_bytes, write_text
+from binseg.storage import cell, csv_text, write_bytes, write_text
 from binseg.transforms.small_map import SmallMap
 
 KEPT_PIXELS = 64_000_000  # larger images don't stay in their Prediction
@@ -70,14 +42,14 @@ class Prediction:
     """As it was found; `probability` is that of every pixel."""
     threshold: float
     bundle_id: str
-    postprocessing: PostProcessing = NOTHING
+    postprocessing: postprocess.PostProcessing = postprocess.NOTHING
     """Corrections of the mask."""
     image_HWC: Pixels | None = None
     """The image as it was read, perhaps reduced; None where it was too large to keep."""
     name: str = "image"
     """The name of the image in outputs."""
-    pixel_size: PixelSize | None = None
-    georeference: Georeference | None = None
+    pixel_size: imageio.PixelSize | None = None
+    georeference: imageio.Georeference | None = None
     valid_HW: Valid = None
     """False where the image has no data: never foreground, and of probability 0."""
     origin: Mapping[str, object] = field(default_factory=dict)
@@ -100,7 +72,7 @@ class Prediction:
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """True where the probability is above the threshold, corrected by `postprocessing`."""
-        mask_HW = segment(self.probability_HW, self.threshold, self.postprocessing)
+        mask_HW = postprocess.segment(self.probability_HW, self.threshold, self.postprocessing)
         return mask_HW if self.valid_HW is None else mask_HW & self.valid_HW
 
     @property
@@ -155,13 +127,13 @@ class Prediction:
         is_kept = self.image_HWC is not None and self.image_HWC.dtype == np.uint8
         return alpha_HW, icc if is_kept and icc is not None and icc[16:20] == b"RGB " else None
 
-    def objects(self) -> list[FoundObject]:
+    def objects(self) -> list[postprocess.FoundObject]:
         """List the mask's connected objects with area, box, centroid and mean probability."""
         return self._objects
 
-    def polygons(self, *, tolerance: float = 0.0) -> list[Polygon]:
+    def polygons(self, *, tolerance: float = 0.0) -> list[postprocess.Polygon]:
         """Trace the outlines along pixels' edges, simplified by up to `tolerance` pixels."""
-        return trace_polygons(self.mask, tolerance=tolerance)
+        return postprocess.trace_polygons(self.mask, tolerance=tolerance)
 
     def geojson(self, *, tolerance: float = 0.0) -> dict[str, Any]:
         """Give the outlines as GeoJSON, in degrees (EPSG:4326) where the image has a place.
@@ -174,7 +146,7 @@ class Prediction:
                 f"{self.name}: its coordinate system has no EPSG code, so its outlines have no "
                 "place in GeoJSON; warp the image to EPSG:4326 first, or leave GeoJSON out"
             )
-        return geojson(
+        return postprocess.geojson(
             self.polygons(tolerance=tolerance),
             self._objects,
             properties={**self.facts, "image": self.name},
@@ -185,26 +157,26 @@ class Prediction:
     def coco(self, *, tolerance: float = 0.0) -> dict[str, Any]:
         """Give the objects as a COCO data set of this one image."""
         polygons = self.polygons(tolerance=tolerance)
-        return coco([(self.name, self.mask, polygons, self._objects)], info=self.facts)
+        return postprocess.coco([(self.name, self.mask, polygons, self._objects)], info=self.facts)
 
     def labels(self) -> Int32[np.ndarray, "H W"]:
         """Number the mask's objects from 1, in the order of `objects`."""
-        return label_objects(self.mask)[0]
+        return postprocess.label_objects(self.mask)[0]
 
     def kaggle(self) -> str:
         """Give the mask as a line of Kaggle's CSV of run lengths, below a line of names."""
-        return f"ImageId,EncodedPixels\n{cell(Path(self.name).stem)},{kaggle_runs(self.mask)}\n"
+        runs = postprocess.kaggle_runs(self.mask)
+        return f"ImageId,EncodedPixels\n{cell(Path(self.name).stem)},{runs}\n"
 
     def table(self) -> str:
         """Give the objects as CSV, a line each below a line of names."""
         rows = [one.as_row() for one in self._objects]
         names = list(rows[0]) if rows else [*_COLUMNS, "mean_probability"]
-        text = io.StringIO()
-        made = {"model": self.bundle_id, "threshold": self.threshold, **self._quality_columns}
-        writer = csv.DictWriter(text, ["image", *names, *made], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"image": cell(self.name), **row, **made} for row in rows)
-        return text.getvalue()
+        made: dict[str, object] = {"model": self.bundle_id, "threshold": self.threshold}
+        if found := self.quality:
+            made |= {"expected_dice": round(found.expected_dice, 4), "quality": found.flag}
+        whole = ({"image": self.name, **row, **made} for row in rows)
+        return csv_text(whole, ["image", *names, *made])
 
     @property
     def facts(self) -> dict[str, object]:
@@ -229,7 +201,7 @@ class Prediction:
             "quality": self.quality.as_dict() if self.quality else None,
             "objects": [one.as_row() for one in self._objects],
             "polygons": self.geojson(tolerance=tolerance),
-            "rle": encode_rle(self.mask),
+            "rle": postprocess.encode_rle(self.mask),
         }
 
     def save(self, path: str | Path, *, kind: str | None = None, **how: Any) -> Path:
@@ -270,13 +242,15 @@ class Prediction:
         options = options or PredictOptions()
         match kind:
             case "mask":
-                data = encode_mask(self.mask, facts=self.facts)
+                data = imageio.encode_mask(self.mask, facts=self.facts)
             case "probability":
-                data = encode_probability(self.probability)
+                data = imageio.encode_probability(self.probability)
             case "overlay":
-                data = encode_image(self.overlay(), facts=self.facts)
+                data = imageio.encode_image(self.overlay(), facts=self.facts)
             case "cutout":
-                data = encode_image(self._cut(options), facts=self.facts, icc=self._cover[1])
+                data = imageio.encode_image(
+                    self._cut(options), facts=self.facts, icc=self._cover[1]
+                )
             case "json":
                 data = json.dumps(self.as_dict(tolerance=options.tolerance)).encode()
             case _:
@@ -297,8 +271,8 @@ class Prediction:
         every = (slice(None, None, -(-max(self.mask.shape) // _SHOWN_SIDE)),) * 2
         mask_HW = self.mask[every]
         if self.image_HWC is None:
-            return encode_mask(mask_HW)
-        return encode_image(overlay(self._image()[every], mask_HW))
+            return imageio.encode_mask(mask_HW)
+        return imageio.encode_image(overlay(self._image()[every], mask_HW))
 
     def _repr_html_(self) -> str:
         """Show the same above a line with its name and figures, in bold where one should look."""
@@ -313,12 +287,8 @@ class Prediction:
 
     def entry(self) -> Entry:
         """Give its line of a report on many predictions, with a small image."""
-        found, size = self.quality, self.pixel_size
-        judged: dict[str, Any] = {}
-        if found is not None:
-            judged = {name: getattr(found, name) for name in ("flag", "reason")}
-            figures = ("expected_dice", "low", "high")
-            judged |= {name: round(getattr(found, name), 4) for name in figures}
+        size, judged = self.pixel_size, self.quality.as_dict() if self.quality else {}
+        judged.pop("distance", None)
         area = size.height * size.width * float(self.mask.sum()) if size else None
         return Entry(
             name=self.name,
@@ -330,18 +300,11 @@ class Prediction:
             **judged,
         )
 
-    @property
-    def _quality_columns(self) -> dict[str, object]:
-        found = self.quality
-        return (
-            {"expected_dice": round(found.expected_dice, 4), "quality": found.flag} if found else {}
-        )
-
     @cached_property
-    def _objects(self) -> list[FoundObject]:
+    def _objects(self) -> list[postprocess.FoundObject]:
         size = self.pixel_size
         pixel_size = (size.height, size.width) if size else None
-        return find_objects(self.mask, self.probability, pixel_size=pixel_size)
+        return postprocess.find_objects(self.mask, self.probability, pixel_size=pixel_size)
 
     def _image(self) -> Pixels:
         if self.image_HWC is None:
@@ -352,9 +315,9 @@ class Prediction:
         if self.image_HWC.shape[:2] == self.mask.shape:
             return self.image_HWC
         if isinstance(self.source, bytes):
-            return decode_image(self.source, name=self.name)
+            return imageio.decode_image(self.source, name=self.name)
         assert isinstance(self.source, Path), "whoever reduces an image knows its file"
-        return read_image(self.source, page=self.page)
+        return imageio.read_image(self.source, page=self.page)
 
 
 def _to_degrees(crs: str) -> Project | None:
@@ -383,25 +346,20 @@ class FileKind:
 def _write_mask(one: Prediction, path: Path, _: PredictOptions) -> None:
     facts = {**one.facts, **one.origin}
     place = None if path.suffix.lower() == ".png" else one.georeference
-    write_mask(path, one.mask, facts=facts, georeference=place, pixel_size=one.pixel_size)
+    imageio.write_mask(path, one.mask, facts=facts, georeference=place, pixel_size=one.pixel_size)
 
 
 def _write_cutout(one: Prediction, path: Path, options: PredictOptions) -> None:
-    write_image(path, one._cut(options), facts=one.facts, icc=one._cover[1])
+    imageio.write_image(path, one._cut(options), facts=one.facts, icc=one._cover[1])
 
 
 def _numbers(make: Callable[[Prediction], np.ndarray]) -> Write:
-    return lambda one, path, _: write_numbers(
-        path,
-        make(one),
-        facts=one.facts,
-        georeference=one.georeference,
-        pixel_size=one.pixel_size,
+    return lambda one, path, _: imageio.write_numbers(
+        path, make(one), facts=one.facts, georeference=one.georeference, pixel_size=one.pixel_size
     )
 
 
 def _known(one: Prediction) -> Probability:
-    """Give probabilities with NaN where there is no data."""
     pixels = one.probability
     return pixels if one.valid_HW is None else np.where(one.valid_HW, pixels, np.float32(np.nan))
 
@@ -414,7 +372,8 @@ FILES: Mapping[str, FileKind] = MappingProxyType(
     {
         "mask": FileKind(".png", _write_mask),
         "overlay": FileKind(
-            "_overlay.png", lambda one, path, _: write_image(path, one.overlay(), facts=one.facts)
+            "_overlay.png",
+            lambda one, path, _: imageio.write_image(path, one.overlay(), facts=one.facts),
         ),
         "cutout": FileKind("_cutout.png", _write_cutout),
         "probability": FileKind("_probability.tif", _numbers(_known)),
@@ -425,7 +384,7 @@ FILES: Mapping[str, FileKind] = MappingProxyType(
         "rois": FileKind(
             "_rois.zip",
             lambda one, path, how: write_bytes(
-                path, imagej_rois(one.polygons(tolerance=how.tolerance))
+                path, postprocess.imagej_rois(one.polygons(tolerance=how.tolerance))
             ),
         ),
         "kaggle": FileKind("_kaggle.csv", lambda one, path, _: write_text(path, one.kaggle())),

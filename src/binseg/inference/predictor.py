@@ -35,8 +35,6 @@ _AXES: dict[str, tuple[tuple[int, ...], ...]] = {
 
 
 class _How(TypedDict, total=False):
-    """Settings of `predict`, which describes them."""
-
     page: int | None
     batch_size: int | None
     options: PredictOptions | None
@@ -308,6 +306,20 @@ class ModelPredictor(Predictor):
         PredictOptions(threshold=self.threshold, tta=self.tta, batch_size=self.batch_size)
         assert self.temperature > 0, "a temperature of 0 or below would invert the answer"
         self._own_pixels = self.preprocessing.height * self.preprocessing.width
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, backend: Backend, **changes: Any) -> Self:
+        """Make the predictor of a bundle, by its card, without tta and post-processing."""
+        card = bundle.card
+        return cls(
+            backend=backend,
+            preprocessing=card.preprocessing,
+            threshold=card.threshold.value,
+            bundle_id=card.id,
+            temperature=card.temperature,
+            bundle=bundle,
+            **changes,
+        )
 
     @property
     def name(self) -> str:

@@ -11,16 +11,22 @@ from itertools import islice
 from pathlib import Path
 
 from binseg.errors import ImageError, UsageError
-from binseg.inference.bands import ProbabilityType
-from binseg.inference.joined import join_outputs
-from binseg.inference.outputs import candidates, difference, files_of, hash_of, refuse_other
+from binseg.inference.outputs import (
+    candidates,
+    difference,
+    files_of,
+    hash_of,
+    join_outputs,
+    refuse_other,
+)
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor
 from binseg.inference.quality import UNLIKE, Flag, Quality
 from binseg.inference.sources import Failure, InputImage, Places, Round
+from binseg.inference.tiling import ProbabilityType
 from binseg.parallel import map_ordered
-from binseg.progress import Progress
+from binseg.progress import SILENT, Progress
 from binseg.report.rendering import Entry, write_predictions_page
 from binseg.shards import Shard
 
@@ -74,17 +80,14 @@ class PredictResult:
 
     def as_dict(self) -> dict[str, object]:
         """Give the facts as plain data."""
-        paths = [
-            {
-                "source": str(one.source),
-                "mask": str(one.mask),
-                "others": [*map(str, one.others)],
-                "quality": one.quality.as_dict() if one.quality else None,
-            }
-            for one in self.written
-        ]
         return {
-            "written": [vars(one) | text for one, text in zip(self.written, paths, strict=True)],
+            "written": [
+                vars(one)
+                | {"source": str(one.source), "mask": str(one.mask)}
+                | {"others": [*map(str, one.others)]}
+                | {"quality": one.quality.as_dict() if one.quality else None}
+                for one in self.written
+            ],
             "failures": [vars(one) for one in self.failures],
             "skipped": self.num_skipped,
             "left_out": [*map(str, self.left_out)],
@@ -157,7 +160,6 @@ class FolderSink(Sink):
         self.replaces_others = overwrite  # False refuses, with `resume`, another model's or image's
         self._resume = resume
         self._shard = shard
-        self._taken: set[Path] = set()  # Names of settled outputs, of all shards
         self._masks: list[tuple[str, str]] = []  # Each image of the shard with its mask
         self.entries: dict[Path, Entry] | None = {} if report else None  # For the page
         self._owners: dict[Path, Path] = {}  # The image behind each output of earlier rounds
@@ -198,8 +200,7 @@ class FolderSink(Sink):
         Raises:
             UsageError: an output is there, and is neither to be replaced nor to be kept.
         """
-        whole = Shard(number=1, of=1)
-        named = list(self._shares(found.images, whole, options))
+        named = list(self._shares(found.images, Shard(number=1, of=1), options))
         files = [files_of(one, self.out / one.relative.parent / one.stem, options) for one in named]
         self._refuse_replacing(named, [file for one in files for file in one])
         return replace(found, images=named)
@@ -216,13 +217,8 @@ class FolderSink(Sink):
     def _shares(
         self, images: Sequence[InputImage], shard: Shard, options: PredictOptions
     ) -> Iterator[InputImage]:
-        taken = self._taken
-        for image in images:
-            for stem in candidates(image, self.out):
-                files = files_of(image, stem, options)
-                if taken.isdisjoint(files):
-                    break
-            taken.update(files)
+        named = self._named(images, options, SILENT)
+        for image, stem in zip(images, named, strict=True):
             if shard.holds(image.relative.as_posix()):
                 yield replace(image, stem=stem.name)
 

@@ -1,4 +1,4 @@
-"""Images to predict come from files, folders, globs, a folder that fills, or memory."""
+"""Images to predict come from files, folders, globs, a folder that fills, addresses or memory."""
 
 import glob
 import os
@@ -7,27 +7,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from binseg.errors import BinsegError, ImageError, UsageError
+from binseg.errors import BinsegError, ImageError, MissingExtraError, UsageError
 from binseg.imageio import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
     Windows,
     caged_windows,
-    decode_pixels,
     is_zarr,
     kind_of,
     needs_windows,
-    read_pixels,
     read_reduced,
 )
-from binseg.imageio.decoding import Valid
+from binseg.imageio.decoding import Valid, one_line
 from binseg.imageio.windows import holds_tiff
 from binseg.inference.image_like import Pixels
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.video import is_video
+from binseg.parallel import map_ordered
 from binseg.transforms.preprocess import reduction
 from binseg.types import Preprocessing
 
@@ -38,6 +39,7 @@ _ZARR_SUFFIX = ".zarr"
 _OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # Files that systems put into folders of images
 _RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 """Most are TIFF by their first bytes, with a small preview that isn't the image."""
+FETCHED = 64  # Images that lie on this machine's disk at once
 _Stamp = tuple[int, int]  # Size and time of change (ns) of a file
 
 
@@ -58,17 +60,8 @@ class InputImage:
         """The name of the image in errors."""
         return str(self.path) if self.data is None else self.title
 
-    def read(self) -> tuple[Pixels, Valid]:
-        """Decode its pixels, and tell where there is data; raises ImageError."""
-        if self.data is not None:
-            return decode_pixels(self.data, name=self.name)
-        return read_pixels(self.path, page=self.page)
-
     def reduced(self, shape: Preprocessing | None) -> tuple[Pixels, Valid, tuple[int, int]]:
         """Decode it, perhaps reduced for a model, and tell its own size; raises ImageError."""
-        if shape is None:
-            image_HWC, valid_HW = self.read()
-            return image_HWC, valid_HW, image_HWC.shape[:2]
         way = partial(reduction, preprocessing=shape)
         source = self.path if self.data is None else self.data
         return read_reduced(source, way, name=self.name, page=self.page)
@@ -307,3 +300,87 @@ def _stamped(home: Path, out: Path, texts: list[Path]) -> Iterator[tuple[Path, _
         except OSError:  # gone between the listing and now
             continue
         yield path, (facts.st_size, facts.st_mtime_ns)
+
+
+def is_remote(given: str) -> bool:
+    """Tell an address from a path."""
+    return "://" in given
+
+
+@dataclass(frozen=True)
+class RemoteSource:
+    """Files, folders and globs on object stores and servers of files; nothing is written there."""
+
+    inputs: Iterable[str]
+
+    def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
+        """Give the images in rounds, failures among them; MissingExtraError without the package."""
+        del sink
+        for given in self.inputs:
+            system, files = _at_address(given)
+            if not files:
+                yield Round(images=[], failures=[Failure.of(given, "there is no image at it")])
+            order = iter(files)
+            while some := list(islice(order, FETCHED)):
+                with TemporaryDirectory(prefix="binseg-") as scratch:
+                    whole = not options.is_per_page
+                    fetch = _Fetch(system, Path(scratch), whole_stacks=whole)
+                    found = list(map_ordered(fetch, some, num_threads=8, ahead=16))
+                    failures = [one for one in found if isinstance(one, Failure)]
+                    images = [image for one in found if isinstance(one, list) for image in one]
+                    yield Round(images=images, failures=failures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fetched(InputImage):
+    address: str  # Named by errors
+
+    @property
+    def name(self) -> str:
+        return self.address
+
+
+def _at_address(given: str) -> tuple[Any, list[tuple[str, PurePosixPath]]]:
+    """List the images that an address stands for, each with its path inside of it."""
+    try:
+        import fsspec
+
+        system, path = fsspec.url_to_fs(given)
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError):
+            raise ImageError(f"{given}: no such kind of address ({one_line(error)})") from None
+        raise MissingExtraError("s3fs", extra="remote", purpose=f"reading {given}") from None
+    plain = PurePosixPath(path.split("?")[0])
+    try:
+        if set("*?[") & set(path) and not path.startswith("http"):
+            return system, [(one, PurePosixPath(PurePosixPath(one).name)) for one in
+                            sorted(system.glob(path))]  # fmt: skip
+        if plain.suffix.lower() in IMAGE_SUFFIXES:
+            return system, [(path, PurePosixPath(plain.name))]
+        found = sorted(system.find(path))
+    except Exception as error:
+        raise ImageError(f"{given}: can't be listed ({one_line(error)[:160]})") from error
+    images = [one for one in found if PurePosixPath(one).suffix.lower() in IMAGE_SUFFIXES]
+    base = path.rstrip("/") + "/"
+    return system, [(one, PurePosixPath(one.removeprefix(base).lstrip("/"))) for one in images]
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    system: Any
+    scratch: Path
+    whole_stacks: bool
+
+    def __call__(self, one: tuple[str, PurePosixPath]) -> list[InputImage] | Failure:
+        path, relative = one
+        address = self.system.unstrip_protocol(path)
+        inside = [part for part in relative.parts if part not in {"..", "/"}]
+        local = self.scratch.joinpath(*inside)
+        try:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            self.system.get_file(path, str(local))
+            images = images_of_file(local, Path(*inside), whole_stacks=self.whole_stacks)
+        except Exception as error:  # noqa: BLE001 - each kind of store has errors of its own
+            text = one_line(error).replace(str(local), address)[:200]
+            return Failure.of(address, f"can't be fetched ({text or type(error).__name__})")
+        return [_Fetched(**vars(image), address=address) for image in images]

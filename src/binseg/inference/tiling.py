@@ -6,44 +6,89 @@ The arithmetic is that of `Predictor.predict`, on the same tiles. Bands are full
 down; those that are finished leave, so that memory follows the image's width and not its area.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from binseg.imageio import ImageInfo
+from binseg.imageio import ImageInfo, Layout, encode_tiles
 from binseg.imageio.windows import Windows
 from binseg.inference.ensemble import mean_of
 from binseg.inference.image_like import Inputs, Probability
+from binseg.inference.journal import Band
 from binseg.inference.predictor import Predictor, Tell, untold
 from binseg.parallel import map_ordered
-from binseg.transforms.geometry import (
-    cut,
-    plan,
-    reduce_image,
-    resize_image,
-    restore,
-    tile_weights,
-    tiles_for,
-)
-from binseg.transforms.preprocess import (
-    Bounds,
-    known_range,
-    percentile_range,
-    percentile_step,
-    prepare,
-    prepare_region,
-    reduction,
-)
+from binseg.postprocess import above
+from binseg.transforms import geometry, preprocess
 from binseg.types import Placement, Preprocessing
 
 WHOLE_PIXELS = 4_000_000  # Pages of up to so many pixels are predicted whole
 _BATCH_PIXELS = 1 << 18  # Input pixels at once on a processor; more save no time
 _READ_BYTES = 48_000_000  # read at once where an image is shrunk or measured
+_BAND_PIXELS = 1 << 25  # Most pixels of a band: very wide images have narrower ones
+ProbabilityType = Literal["uint8", "float16", "float32"]  # uint8: probability times 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bands:
+    """Some bands of a page of an image, one below the other, and where they are to be kept."""
+
+    path: Path
+    folder: Path
+    page: int
+    numbers: Sequence[int]
+    tile: int  # Rows of a band
+    probability: ProbabilityType | None
+    whole_pixels: int
+
+
+Elsewhere = Callable[[Sequence[Bands]], None]
+"""Has bands computed and kept; those that are missing afterwards are computed here."""
+
+
+def packed_bands(
+    predictor: Predictor, windows: Windows, bands: Bands, *, tell: Tell = untold
+) -> Generator[Band]:
+    """Predict and pack bands; their bytes are the same whoever computes them, and from where on."""
+    tile = bands.tile
+    found = probability_bands(
+        predictor,
+        windows,
+        bands.page,
+        band=tile,
+        first=bands.numbers[0],
+        tell=tell,
+        whole_pixels=bands.whole_pixels,
+    )
+    with closing(found):  # no thread reads on when the image is closed
+        for _, probability_HW in zip(bands.numbers, found, strict=False):
+            mask_HW = above(probability_HW, predictor.threshold)
+            layers = [encode_tiles(mask_HW.astype(np.uint8) * np.uint8(255), tile)]
+            if bands.probability is not None:
+                kept_HW = probability_HW
+                if bands.probability == "uint8":
+                    kept_HW = np.rint(np.nan_to_num(probability_HW) * np.float32(255))
+                layers.append(encode_tiles(kept_HW.astype(bands.probability), tile))
+            num = int(np.count_nonzero(mask_HW))
+            yield Band(height=len(mask_HW), foreground=num, layers=tuple(layers))
+
+
+def page_layout(height: int, width: int) -> Layout:
+    """Choose the tiles of a page: 512 x 512, less for small and for very wide pages.
+
+    >>> page_layout(40_000, 40_000).tile, page_layout(100, 20).tile, page_layout(9, 300_000).tile
+    (512, 112, 64)
+    """
+    tile = 512
+    while tile > 64 and tile * width > _BAND_PIXELS:
+        tile //= 2
+    own = -(-max(height, min(width, tile)) // 16) * 16
+    return Layout(height=height, width=width, tile=min(tile, own))
 
 
 def probability_bands(
@@ -102,7 +147,7 @@ def batch_of(predictor: Predictor, height: int, width: int) -> int:
     most = min(one.batch_for(height, width) for one in predictor.members)
     if all("cuda" in one.backend.name for one in predictor.members):
         return most
-    shapes = [tiles_for(height, width, one.preprocessing) for one in predictor.members]
+    shapes = [geometry.tiles_for(height, width, one.preprocessing) for one in predictor.members]
     return max(1, min(most, _BATCH_PIXELS // max(one.height * one.width for one in shapes)))
 
 
@@ -113,7 +158,9 @@ def live_bytes(predictor: Predictor, info: ImageInfo, *, band: int) -> int:
     rows = 0
     for _, shape in _parts(predictor):
         rows += 2 * band
-        rows += plan(info.height, 1, shape)[0].source.height if shape.resize == "tile" else 0
+        rows += (
+            geometry.plan(info.height, 1, shape)[0].source.height if shape.resize == "tile" else 0
+        )
     return rows * info.width * 4
 
 
@@ -135,17 +182,15 @@ class _Page:
     info: ImageInfo
 
     def bands(self, band: int, first: int, tell: Tell) -> Iterator[Probability]:
-        """Predict bands of so many rows, from the first that is wanted on."""
         compute = self._tiled if self.shape.resize == "tile" else self._shrunk
         return compute(band, first, tell)
 
     def _tiled(self, band: int, first: int, tell: Tell) -> Iterator[Probability]:
-        """Predict by tiles, a row of tiles after the other."""
         height, width = self.info.height, self.info.width
-        placements = plan(height, width, self.shape)
+        placements = geometry.plan(height, width, self.shape)
         tall, wide = placements[0].source.height, placements[0].source.width
-        rows = tile_weights({one.source.top for one in placements}, tall)
-        columns = tile_weights({one.source.left for one in placements}, wide)
+        rows = geometry.tile_weights({one.source.top for one in placements}, tall)
+        columns = geometry.tile_weights({one.source.left for one in placements}, wide)
         base = told = first * band
         tops = [top for top in sorted(rows) if top + tall > base]
         # Rows base..base + band + tall of the page; what is above has left.
@@ -154,7 +199,7 @@ class _Page:
         for index, answers in enumerate(self._answered(grid)):
             for map_HW, placement in answers:
                 source = placement.source
-                part_HW = restore(map_HW, placement)
+                part_HW = geometry.restore(map_HW, placement)
                 part_HW *= rows[source.top][:, None] * columns[source.left]
                 _add(canvas_HW, part_HW, source.top - base, source.left, height - base)
             ready = tops[index + 1] if index + 1 < len(tops) else height
@@ -189,7 +234,7 @@ class _Page:
             for row in rows:
                 yield answers(row)
 
-    def _inputs(self, values: Bounds, batch: Sequence[Placement]) -> Inputs:
+    def _inputs(self, values: preprocess.Bounds, batch: Sequence[Placement]) -> Inputs:
         """Read the region of some neighbouring tiles once, and cut them out of it."""
         boxes = [one.source for one in batch]
         top, left = max(0, boxes[0].top), max(0, min(one.left for one in boxes))
@@ -199,16 +244,20 @@ class _Page:
         inputs = []
         for placement, box in zip(batch, boxes, strict=True):
             # Past the image's edge, where the region ends too, `cut` mirrors as for a whole.
-            tile_HWC = cut(region_HWC, replace(box, top=box.top - top, left=box.left - left))
+            tile_HWC = geometry.cut(
+                region_HWC, replace(box, top=box.top - top, left=box.left - left)
+            )
             size = (placement.target.height, placement.target.width)
             name = self.windows.name
-            inputs.append(prepare_region(tile_HWC, size, self.shape, values=values, name=name))
+            inputs.append(
+                preprocess.prepare_region(tile_HWC, size, self.shape, values=values, name=name)
+            )
         return np.stack(inputs)
 
     def _shrunk(self, band: int, first: int, tell: Tell) -> Iterator[Probability]:
         """Predict the page as one input, and spread the map band by band."""
         height, width = self.info.height, self.info.width
-        (placement,) = plan(height, width, self.shape)
+        (placement,) = geometry.plan(height, width, self.shape)
         map_HW = self.predictor.probability_of_inputs(self._input(placement)[None])[0]
         target = placement.target
         inner_HW1 = map_HW[
@@ -218,7 +267,7 @@ class _Page:
             num = min(band, height - top)
             end = min((top + num) * target.height / height, float(target.height))
             box = (0.0, top * target.height / height, float(target.width), end)
-            band_HW1 = resize_image(inner_HW1, num, width, box=box)
+            band_HW1 = geometry.resize_image(inner_HW1, num, width, box=box)
             tell(num)
             yield np.clip(band_HW1[:, :, 0], 0.0, 1.0)
 
@@ -226,15 +275,19 @@ class _Page:
         """Make the one input of a page from bands of its rows; the same as from the whole."""
         info, target = self.info, placement.target
         size, row_bytes = (info.height, info.width), info.width * info.channels
-        by = reduction(size, self.shape) if info.dtype == "uint8" else 1
+        by = preprocess.reduction(size, self.shape) if info.dtype == "uint8" else 1
         if by > 1:
             num = max(1, _READ_BYTES // (row_bytes * by)) * by
             bands = (
                 self.windows.read(self.page, top, 0, min(num, info.height - top), info.width)
                 for top in range(0, info.height, num)
             )
-            reduced_HWC = np.concatenate([reduce_image(band_HWC, by) for band_HWC in bands])
-            inputs, _ = prepare(reduced_HWC, self.shape, name=self.windows.name, size=size)
+            reduced_HWC = np.concatenate(
+                [geometry.reduce_image(band_HWC, by) for band_HWC in bands]
+            )
+            inputs, _ = preprocess.prepare(
+                reduced_HWC, self.shape, name=self.windows.name, size=size
+            )
             return np.asarray(inputs[0])
         values = self._values()
         shape = (placement.height, placement.width, self.shape.channels)
@@ -251,7 +304,7 @@ class _Page:
             region_HWC = self.windows.read(self.page, top, 0, bottom - top, info.width)
             input_HWC[
                 target.top + start : target.top + end, target.left : target.left + target.width
-            ] = prepare_region(
+            ] = preprocess.prepare_region(
                 region_HWC,
                 (end - start, target.width),
                 self.shape,
@@ -261,13 +314,13 @@ class _Page:
             )
         return input_HWC
 
-    def _values(self) -> Bounds:
+    def _values(self) -> preprocess.Bounds:
         """Find what becomes 0 and 1; where percentiles decide, the page is read once for them."""
         info = self.info
-        known = known_range(info.dtype, self.shape)
+        known = preprocess.known_range(info.dtype, self.shape)
         if known is not None:
             return known
-        every = percentile_step(info.height * info.width * info.channels)
+        every = preprocess.percentile_step(info.height * info.width * info.channels)
         wide = min(info.width, 1 << 15)
         row_bytes = wide * info.channels * np.dtype(info.dtype).itemsize
         tall = max(1, min(256, _READ_BYTES // row_bytes))
@@ -281,7 +334,7 @@ class _Page:
                 some_HWC = part_HWC[-top % every :: every, -left % every :: every]
                 parts.append(some_HWC.reshape(-1, info.channels))
         ends = (np.min(lows, axis=0), np.max(highs, axis=0))
-        return percentile_range(np.concatenate(parts), ends)
+        return preprocess.percentile_range(np.concatenate(parts), ends)
 
 
 def _add(

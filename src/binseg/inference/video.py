@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from binseg.errors import ImageError, MissingExtraError, OutputError
+from binseg.errors import ImageError, MissingExtraError, OutputError, one_line
 from binseg.inference.predictor import Predictor
 from binseg.progress import SILENT, Progress
 from binseg.storage import atomic_path, open_file
@@ -108,7 +108,7 @@ def _opened(path: Path) -> Iterator[tuple[Iterator[_Frame], int | None, _Pace]]:
         open_file(path).close()  # FFmpeg would wait for a pipe
         container = av.open(str(path), options=_ONLY_VIDEOS)
     except (av.FFmpegError, OSError) as problem:
-        raise ImageError(f"{path}: can't be read as a video ({_reason(problem)})") from None
+        raise ImageError(f"{path}: can't be read as a video ({one_line(str(problem))})") from None
     with container:
         if not container.streams.video:
             raise ImageError(f"{path}: there are no images in it, only other streams")
@@ -134,11 +134,8 @@ def _frames(container: "av.container.InputContainer", path: Path, pace: _Pace) -
             turns = round(frame.rotation / 90) % 4
             yield np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels, pts
     except av.FFmpegError as problem:
-        raise ImageError(f"{path}: the video is damaged or cut off ({_reason(problem)})") from None
-
-
-def _reason(problem: Exception) -> str:
-    return " ".join(str(problem).split())
+        reason = one_line(str(problem))
+        raise ImageError(f"{path}: the video is damaged or cut off ({reason})") from None
 
 
 @contextmanager
@@ -188,7 +185,6 @@ def _written(
 
 @contextmanager
 def _refused(path: Path) -> Iterator[None]:
-    """Say which file can't be written, most likely on a full disk."""
     import av
 
     try:

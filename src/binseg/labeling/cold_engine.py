@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import cg
 
@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
 Features = Float[np.ndarray, "h w F"]
 Maker = Callable[[RGB], Features]  # describes each pixel of an image by numbers
-NUM_TREES, TRIAL_TREES = 60, 30
+NUM_TREES, FIRST_TREES, TRIAL_TREES = 60, 20, 30
+"""Trees of an answer, of the quick one before it, and of a trial of features."""
 MOST_PIXELS_AT_ONCE = 65_536
 """Pixels of a first answer; a larger image is answered on a coarser grid first."""
 _OWN_SAMPLES, _OTHER_SAMPLES, _TRIAL_SAMPLES = 4_000, 4_000, 3_000
 """Labelled pixels of the image itself, of the others together, and of a trial of features."""
+_FIRST_SHARE = 0.25  # of all these pixels a quick answer learns from so many
+_AT_ONCE = 2_048  # pixels that trees are asked about together: they stay in the processor's cache
+_DISAGREEMENT = 0.15
+"""Difference of the trees' answers to neighbours above which what is between them is asked, too."""
 _OTHERS_WEIGHT = 0.3  # weight of all other images' pixels beside the image's own
 _FOLDS = 5
 _CACHE_BYTES = 1_500_000_000
@@ -70,7 +75,8 @@ class ColdEngine:
     def __init__(self, makers: Mapping[str, Maker], *, seed: int = 0) -> None:
         self._makers = dict(makers)
         self._seed = seed
-        self._guard = threading.Lock()
+        self._guard = threading.Condition()
+        self._making: set[str] = set()
         self._described: OrderedDict[str, dict[str, Features]] = OrderedDict()
         self._samples: OrderedDict[str, _Samples] = OrderedDict()
         self._numbers: dict[str, int] = {}
@@ -84,17 +90,24 @@ class ColdEngine:
         return sum(len(one.truth_N) for one in self._samples.values())
 
     def describe(self, image: WorkingImage) -> dict[str, Features]:
-        """Compute an image's features, unless they are at hand."""
+        """Compute an image's features, unless they are at hand, or another thread is at it."""
         with self._guard:
+            self._guard.wait_for(lambda: image.name not in self._making)
             if image.name in self._described:
                 self._described.move_to_end(image.name)
                 return self._described[image.name]
-        parts = {kind: make(image.small_hw3) for kind, make in self._makers.items()}
-        with self._guard:
-            self._described[image.name] = parts
-            while len(self._described) > 2 and self._num_bytes() > _CACHE_BYTES:
-                self._described.popitem(last=False)
-        return parts
+            self._making.add(image.name)
+        try:
+            parts = {kind: make(image.small_hw3) for kind, make in self._makers.items()}
+            with self._guard:
+                self._described[image.name] = parts
+                while len(self._described) > 2 and self._num_bytes() > _CACHE_BYTES:
+                    self._described.popitem(last=False)
+            return parts
+        finally:
+            with self._guard:
+                self._making.discard(image.name)
+                self._guard.notify_all()
 
     def _num_bytes(self) -> int:
         return sum(part.nbytes for parts in self._described.values() for part in parts.values())
@@ -127,10 +140,13 @@ class ColdEngine:
                 group_N=strokes_hw.ravel()[places_N] + 1_000_000 * number,
             )
 
-    def fit(self, name: str, *, without: Sequence[str] = ()) -> "Forest | None":
+    def fit(
+        self, name: str, *, without: Sequence[str] = (), is_first: bool = False
+    ) -> "Forest | None":
         """Grow trees for an image; its own strokes count more than all others (but `without`).
 
-        None while only one of foreground and background has been shown.
+        The first ones are fewer, from a part of the strokes. None while only one of foreground and
+        background has been shown.
         """
         with self._guard:
             samples = {n: one for n, one in self._samples.items() if n not in without}
@@ -138,12 +154,12 @@ class ColdEngine:
         random = np.random.default_rng(self._seed)
         own = samples.pop(name, None)
         others = [*samples.values()][::-1]
-        each = max(50, _OTHER_SAMPLES // max(1, len(others)))
+        part = _FIRST_SHARE if is_first else 1.0
+        each = max(50, int(part * _OTHER_SAMPLES) // max(1, len(others)))
         rows, truths, weights = [], [], []
-        for one in ([own] if own else []) + others[: _OTHER_SAMPLES // 50]:
+        for one in ([own] if own else []) + others[: int(part * _OTHER_SAMPLES) // 50]:
             keep = np.arange(len(one.truth_N))
-            if one is not own:
-                keep = _some(keep, each, random)
+            keep = _some(keep, int(part * _OWN_SAMPLES) if one is own else each, random)
             rows.append(one.joined(chosen)[keep])
             truths.append(one.truth_N[keep])
             weights.append(np.full(len(keep), 1.0 if one is own else _OTHERS_WEIGHT))
@@ -152,32 +168,35 @@ class ColdEngine:
         weight_N = np.concatenate(weights)
         for value in (0, 1):  # as much weight for either, however much of it was drawn
             weight_N[truth_N == value] /= weight_N[truth_N == value].sum()
-        trees = _trees(NUM_TREES, self._seed)
+        trees = _trees(FIRST_TREES if is_first else NUM_TREES, self._seed)
         trees.fit(np.concatenate(rows), truth_N, sample_weight=weight_N * len(truth_N))
         return Forest(trees=trees, kinds=chosen)
 
-    def choose(self) -> bool:
-        """Take the features that tell left-out strokes best; True where they are others now."""
+    def answer(
+        self, forest: "Forest", image: WorkingImage, labels_hw: Labels, *, step: int = 1
+    ) -> Float32[np.ndarray, "h w"]:
+        """Give an image's probability by trees and strokes, for one pixel in step x step."""
+        found = forest.probability(self.describe(image), step=step)
+        return settle(found, image.small_hw3[::step, ::step], labels_hw[::step, ::step])
+
+    def choose(self) -> None:
+        """Take the features that tell left-out strokes best, from the next answer on."""
         with self._guard:
             samples = [*self._samples.values()]
         random = np.random.default_rng(self._seed)
-        each = _TRIAL_SAMPLES // max(1, len(samples))
-        kept = [(one, _some(np.arange(len(one.truth_N)), max(40, each), random)) for one in samples]
-        if not kept:
-            return False
-        truth_N = np.concatenate([one.truth_N[keep] for one, keep in kept])
-        group_N = np.concatenate([one.group_N[keep] for one, keep in kept])
-        fold_N = _folds(group_N, truth_N, random)
-        if fold_N is None:
-            return False
+        each = max(40, _TRIAL_SAMPLES // max(1, len(samples)))
+        kept = [(one, _some(np.arange(len(one.truth_N)), each, random)) for one in samples]
+        truth_N = np.concatenate([[], *(one.truth_N[keep] for one, keep in kept)])
+        group_N = np.concatenate([[], *(one.group_N[keep] for one, keep in kept)])
+        folds = min(_FOLDS, *(len(np.unique(group_N[truth_N == value])) for value in (0, 1)))
+        if folds < 2:
+            return
         scores: dict[tuple[str, ...], float] = {}
         for kinds in dict.fromkeys([*((kind,) for kind in self._makers), tuple(self._makers)]):
             rows = np.concatenate([one.joined(kinds)[keep] for one, keep in kept])
-            scores[kinds] = _left_out_score(rows, truth_N, fold_N, self._seed)
-        best = max(scores, key=scores.__getitem__)
+            scores[kinds] = _left_out_score(rows, truth_N, group_N, folds, self._seed)
         with self._guard:
-            changed, self.chosen, self.trials = best != self.chosen, best, scores
-        return changed
+            self.chosen, self.trials = max(scores, key=scores.__getitem__), scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,12 +209,36 @@ class Forest:
     def probability(
         self, parts: Mapping[str, Features], *, step: int = 1
     ) -> Float32[np.ndarray, "h w"]:
-        """Ask the trees about every pixel, or about one in step x step."""
-        rows = np.concatenate([parts[kind][::step, ::step] for kind in self.kinds], axis=-1)
-        height, width, num = rows.shape
-        found = self.trees.predict_proba(rows.reshape(-1, num).astype(np.float32))[:, 1]
-        probability_hw: np.ndarray = found.reshape(height, width).astype(np.float32)
-        return probability_hw
+        """Ask the trees about every pixel, or about one in step x step.
+
+        Every other row and column is asked first, what is between them where these disagree.
+        """
+        wide = [parts[kind][::step, ::step] for kind in self.kinds]
+        every = np.ones(wide[0][::2, ::2].shape[:2], bool)
+        coarse_hw = np.empty(every.shape, np.float32)
+        coarse_hw[every] = self._ask([one[::2, ::2] for one in wide], every)
+        spread_hw = ndimage.maximum_filter(coarse_hw, 3) - ndimage.minimum_filter(coarse_hw, 3)
+        height, width, _ = wide[0].shape
+        found_hw = coarse_hw.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+        open_hw = (spread_hw > _DISAGREEMENT).repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+        open_hw[::2, ::2] = False
+        found_hw[open_hw] = self._ask(wide, open_hw)
+        return found_hw
+
+    def _ask(
+        self, parts: Sequence[Features], wanted_hw: Bool[np.ndarray, "h w"]
+    ) -> Float32[np.ndarray, " N"]:
+        """Give the mean of all trees for some pixels."""
+        rows, columns = np.nonzero(wanted_hw)
+        found_N = np.zeros(len(rows), np.float32)
+        for start in range(0, len(rows), _AT_ONCE):
+            some = np.s_[start : start + _AT_ONCE]
+            picked = [one[rows[some], columns[some]].astype(np.float32) for one in parts]
+            asked = np.concatenate(picked, axis=1)
+            # As predict_proba of the whole, which takes longer to check its input than to answer.
+            each = [one.tree_.predict(asked)[:, 1] for one in self.trees.estimators_]
+            found_N[some] = np.mean(each, axis=0)
+        return found_N
 
 
 def first_step(height: int, width: int) -> int:
@@ -293,27 +336,14 @@ def _some(places: np.ndarray, most: int, random: np.random.Generator) -> np.ndar
     return places if len(places) <= most else random.choice(places, most, replace=False)
 
 
-def _folds(
-    group_N: np.ndarray, truth_N: np.ndarray, random: np.random.Generator
-) -> np.ndarray | None:
-    """Deal whole strokes to folds, those of foreground and of background alike."""
-    fold_N = np.zeros(len(group_N), int)
-    for value in (0, 1):
-        groups = np.unique(group_N[truth_N == value])
-        if len(groups) < 2:
-            return None
-        dealt = random.permutation(groups)
-        fold_of = {group: place % _FOLDS for place, group in enumerate(dealt)}
-        here = truth_N == value
-        fold_N[here] = [fold_of[group] for group in group_N[here]]
-    return fold_N
-
-
-def _left_out_score(rows: np.ndarray, truth_N: np.ndarray, fold_N: np.ndarray, seed: int) -> float:
-    """Mean of the shares of foreground and of background told right while left out."""
+def _left_out_score(
+    rows: np.ndarray, truth_N: np.ndarray, group_N: np.ndarray, folds: int, seed: int
+) -> float:
+    """Mean of the shares of foreground and of background told right, whole strokes left out."""
     from sklearn.metrics import balanced_accuracy_score
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     trees = _trees(TRIAL_TREES, seed).set_params(class_weight="balanced")
-    found = cross_val_predict(trees, rows, truth_N, cv=PredefinedSplit(fold_N))
+    cv = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    found = cross_val_predict(trees, rows, truth_N, groups=group_N, cv=cv)
     return float(balanced_accuracy_score(truth_N, found))

@@ -1,8 +1,8 @@
 """A project that is open: what each image's mask is just now, and the engines that work on it.
 
 A stroke waits for the disk alone. One thread behind answers with the cold engine, the image that
-was drawn on last first; whatever takes longer waits for a pause. Networks train in a process of
-their own.
+was drawn on last first; another does whatever takes longer. Networks train in a process of their
+own.
 """
 
 import threading
@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Float
 
 from binseg.errors import UsageError
-from binseg.labeling.cold_engine import ColdEngine, first_step, settle, snap
+from binseg.labeling.cold_engine import ColdEngine, first_step, snap
 from binseg.labeling.guidance import Outlook, Standing, outlook_of, rank, standings
 from binseg.labeling.label_log import ChangedError
 from binseg.labeling.open_image import OpenImage, Shown, corrected, region_of, replayed
 from binseg.labeling.project import Project
-from binseg.labeling.strokes import Labels, Stroke, draw
+from binseg.labeling.strokes import Stroke, draw
 from binseg.labeling.worker import Worker
 from binseg.labeling.working_image import WorkingImage, open_working_image
 from binseg.metrics import dice_of
@@ -332,68 +332,52 @@ class Session:
                 self._worker.ask(name)
 
     def _answer(self, name: str, *, fine: bool = False) -> None:
-        """Predict an open image anew from all that is known about it."""
+        """Predict an open image anew: at once and quickly, then `fine`, from all that is known."""
         with self._state:
             opened = self._opened.get(name)
-            if opened is None:
+            if opened is None or (fine and (opened.is_fine or opened.answered != opened.line)):
                 return
             line, small_hw, owner_hw = opened.line, opened.small_hw.copy(), opened.owner_hw.copy()
-            accepted, is_check = opened.accepted, opened.is_check
-        start = time.perf_counter()
-        found, engine = None, "none"
-        if not accepted and not is_check:
-            self.engine.learn(opened.image, small_hw, owner_hw)
-            found, engine, fine = self._predict(opened.image, small_hw, fine=fine)
+            helps = not opened.accepted and not opened.is_check
+        start, image = time.perf_counter(), opened.image
+        found, engine, forest = None, "none", None
+        if helps:
+            if not fine:
+                self.engine.learn(image, small_hw, owner_hw)
+            found, engine = self._network_says(name)
+            if found is None or (small_hw != IGNORE).any():
+                forest = self.engine.fit(name, is_first=not fine)
+        if forest is not None:
+            step = 1 if fine else first_step(*image.small_size)
+            cold = self.engine.answer(forest, image, small_hw, step=step)
+            engine = "cold" if found is None else "correct"
+            found = cold if found is None else corrected(found, cold, small_hw)
         with self._state:
             now = self._opened.get(name)
-            if now is None:
+            if now is None or now.answered > line:  # something newer is there
                 return
-            before, now.probability, now.engine = now.probability, found, engine
-            now.answered, now.is_fine = line, fine or found is None
-            now.version += found is not None or before is not None
+            now.version += found is not None or now.probability is not None
+            now.probability, now.engine = found, engine
+            now.answered, now.is_fine = line, fine or forest is None
             now.seconds = time.perf_counter() - start
             self._state.notify_all()
-        self._outlooks[name] = outlook_of(opened.image.small_hw3, found)
-        if not fine and found is not None:
-            self._worker.later(f"fine {name}", lambda: self._refine(name, line))
+        self._outlooks[name] = outlook_of(image.small_hw3, found)
+        if not now.is_fine:
+            self._worker.later(f"fine {name}", partial(self._answer, name, fine=True))
 
-    def _refine(self, name: str, line: int) -> None:
-        with self._state:
-            opened = self._opened.get(name)
-            if opened is None or opened.line != line or opened.is_fine:
-                return
-        self._answer(name, fine=True)
-
-    def _predict(
-        self, image: WorkingImage, small_hw: Labels, *, fine: bool
-    ) -> tuple[np.ndarray | None, str, bool]:
-        """Give probability, engine, and whether it is as fine as it gets."""
-        network = self.network.predicted(image.name) if self.network is not None else None
-        has_strokes = bool((small_hw != IGNORE).any())
-        if self._best_engine(standings(self.project.scores())) == "cold":
-            network = None
-        if network is not None and not has_strokes:
-            assert self.network is not None
-            return network, self.network.version() or "warm", True
-        forest = self.engine.fit(image.name)
-        if forest is None:
-            return network, "none" if network is None else "warm", True
-        parts = self.engine.describe(image)
-        height, width = image.small_size
-        step = 1 if fine else first_step(height, width)
-        cold = forest.probability(parts, step=step)
-        cold = settle(cold, image.small_hw3[::step, ::step], small_hw[::step, ::step])
-        if network is None:
-            return cold, "cold", step == 1
-        return corrected(network, cold, small_hw), "correct", step == 1
+    def _network_says(self, name: str) -> tuple[np.ndarray | None, str]:
+        """Give the network's probability for an image and its name, where it is the better one."""
+        version = self.network.version() if self.network is not None else None
+        if version is None or self._best_engine(standings(self.project.scores())) == "cold":
+            return None, "none"
+        assert self.network is not None
+        found = self.network.predicted(name)
+        return found, "none" if found is None else version
 
     # Chores
 
     def _choose(self) -> None:
-        if self.engine.choose():
-            with self._state:
-                for name in self._opened:
-                    self._worker.ask(name)
+        self.engine.choose()
 
     def _describe(self, name: str) -> None:
         self.engine.describe(open_working_image(name, self.project.row(name).path))
@@ -412,14 +396,10 @@ class Session:
             return
         scores = []
         for row in checks[:_NUM_SCORED]:
-            if self._worker.is_awaited:  # a person waits: another time
-                self._worker.later("score", self._score)
-                return
             image = open_working_image(row.name, row.path)
             truth = self._replay(image, is_check=True).small_hw == 1
             step = first_step(*image.small_size)
-            cold = forest.probability(self.engine.describe(image), step=step)
-            unknown_hw = np.full(cold.shape, IGNORE, np.uint8)
-            cold = settle(cold, image.small_hw3[::step, ::step], unknown_hw)
-            scores.append(dice_of(cold > 0.5, truth[::step, ::step]))
+            unknown_hw = np.full(image.small_size, IGNORE, np.uint8)
+            found = self.engine.answer(forest, image, unknown_hw, step=step) > 0.5
+            scores.append(dice_of(found, truth[::step, ::step]))
         self.project.add_score("cold", scores)

@@ -1,23 +1,28 @@
-"""One thread behind a session: what a person waits for first, the rest in pauses."""
+"""Two threads behind a session: one answers whoever waits, the other does chores in pauses."""
 
 import logging
+import math
+import os
+import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from binseg.errors import BinsegError
 
 _LOG = logging.getLogger("binseg.label")
 _PAUSE_S = 0.35
 _LOOK_S = 2.0
+_MEEKNESS = 10  # of the thread for chores, as in `nice`
 
 
 class Worker:
-    """Answers for images, the one that was asked for last first, and does chores in pauses.
+    """Answers for images, the one that was asked for last first; chores never hold that up.
 
-    `answer` predicts an image anew, by its name; `look` is called now and then while there is
-    nothing to do; `state` guards what the session and this thread share.
+    `answer` predicts an image anew, by its name; `look` is called now and then while nobody asks;
+    `state` guards what the session and these threads share.
     """
 
     def __init__(
@@ -28,29 +33,28 @@ class Worker:
         self._chores: OrderedDict[str, Callable[[], None]] = OrderedDict()
         self._busy_until = 0.0
         self.is_ending = False
-        self._thread = threading.Thread(target=self._work, name="binseg-label", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, args=(one,), name="binseg-label", daemon=True)
+            for one in (self._next_answer, self._next_chore)
+        ]
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """End after what is in work."""
         with self._state:
             self.is_ending = True
             self._state.notify_all()
-        self._thread.join(30)
-
-    @property
-    def is_awaited(self) -> bool:
-        """True if a chore should stop: a person waits, or all ends."""
-        return bool(self._asked) or self.is_ending
+        for thread in self._threads:
+            thread.join(30)
 
     def ask(self, name: str) -> None:
         """Have an image predicted; called with the state held."""
         self._asked[name] = None
         self._asked.move_to_end(name)
-        self._busy_until = time.monotonic() + _PAUSE_S
         self._state.notify_all()
 
     def later(self, key: str, chore: Callable[[], None]) -> None:
@@ -59,8 +63,10 @@ class Worker:
             self._chores[key] = chore
             self._state.notify_all()
 
-    def _work(self) -> None:
-        while (task := self._next()) is not None:
+    def _work(self, next_task: Callable[[], Callable[[], None] | None]) -> None:
+        if next_task == self._next_chore and sys.platform == "linux":  # threads have ranks there
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _MEEKNESS)
+        while (task := next_task()) is not None:
             try:
                 task()
             except BinsegError as error:
@@ -68,16 +74,26 @@ class Worker:
             except Exception:  # noqa: BLE001 - logged whole; the next stroke must be answered
                 _LOG.exception("binseg label: a bug; labels are safe, predictions may be missing")
 
-    def _next(self) -> Callable[[], None] | None:
-        """Wait for something to do; None at the end."""
+    def _next_answer(self) -> Callable[[], None] | None:
+        """Wait for an image that is asked for; None at the end."""
         with self._state:
             while not self.is_ending:
                 if self._asked:
-                    name, _ = self._asked.popitem()
-                    return lambda: self._answer(name)
-                pause = self._busy_until - time.monotonic()
-                if self._chores and pause <= 0:
-                    return self._chores.popitem(last=False)[1]
-                self._state.wait(pause if self._chores else _LOOK_S)
+                    self._busy_until = math.inf
+                    return partial(self._answer, self._asked.popitem()[0])
+                if math.isinf(self._busy_until):
+                    self._busy_until = time.monotonic() + _PAUSE_S
+                    self._state.notify_all()
+                self._state.wait(_LOOK_S)
                 self._look()
+        return None
+
+    def _next_chore(self) -> Callable[[], None] | None:
+        """Wait for a chore and a pause; None at the end."""
+        with self._state:
+            while not self.is_ending:
+                pause = self._busy_until - time.monotonic()
+                if self._chores and pause <= 0 and not self._asked:
+                    return self._chores.popitem(last=False)[1]
+                self._state.wait(pause if 0 < pause < _LOOK_S else _LOOK_S)
         return None

@@ -273,32 +273,19 @@ Row = dict[str, str | float]
 
 def report_as_dict(report: Report) -> dict[str, object]:
     """Turn a report into what `json.dumps` takes; a figure is {"value", "interval"}."""
-    calibration, sweep = report.calibration, report.sweep
-    method = f"percentile bootstrap by {report.resampled}"
+    plain = _plain(report)
+    outline = {name: plain.pop(name) for name in ("tolerance", "unit", "spacing")}
+    method = f"percentile bootstrap by {plain.pop('resampled')}"
+    bootstrap = {"level": LEVEL, "method": method}
+    sweep = report.sweep
     return {
-        "title": report.title,
-        "bundle": report.bundle_id,
-        "split": report.split,
-        "threshold": report.threshold,
-        "border": report.border,
+        "bundle": plain.pop("bundle_id"),
         "num_images": len(report.images),
-        "num_empty_truth": report.num_empty_truth,
-        "num_missed": report.num_missed,
-        "num_false_alarms": report.num_false_alarms,
-        "mean": _plain(report.mean),
-        "pooled": _plain(report.pooled),
-        "intervals": {"level": LEVEL, "method": method} | _plain(report.intervals)
-        if report.intervals
-        else None,
-        "outline": {
-            "tolerance": report.tolerance,
-            "unit": report.unit,
-            "spacing": _plain(report.spacing),
-            "scores": _plain(report.outline),
-        },
-        "objects": _plain(report.objects),
-        "calibration": calibration
-        and {**_plain(calibration.scores), "bins": _plain(calibration.bins)},
+        **plain,
+        "intervals": bootstrap | plain["intervals"] if report.intervals else None,
+        "outline": {**outline, "scores": plain["outline"]},
+        "calibration": report.calibration
+        and {**plain["calibration"]["scores"], "bins": plain["calibration"]["bins"]},
         "sweep": sweep
         and {
             "average_precision": sweep.average_precision,
@@ -309,7 +296,6 @@ def report_as_dict(report: Report) -> dict[str, object]:
         },
         "slices": [_plain(one) | {"is_small": one.is_small} for one in report.slices],
         "meanings": {name: metric.meaning for name, metric in METRICS.items()},
-        "notes": list(report.notes),
         "images": [_image_as_dict(one) for one in report.images],
     }
 

@@ -1,12 +1,11 @@
 """`create_model` puts any encoder and any decoder together, by the options that they share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from binseg.config.named_models import Option
+from binseg.config.named_models import Option, OptionRule
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError, suggest
 from binseg.models.decoders import DECODERS
@@ -15,42 +14,6 @@ from binseg.models.keras_unet import KerasUNet
 from binseg.models.skeleton import EncoderDecoder, he_initialise, initialise_head
 from binseg.models.weights import load_encoder_weights
 from binseg.progress import SILENT, Progress
-
-
-@dataclass(frozen=True)
-class OptionRule:
-    """The values that an option takes: words or numbers of a list, or numbers of a range."""
-
-    kind: type[bool] | type[int] | type[float] | type[str]
-    help: str
-    choices: tuple[str, ...] | tuple[int, ...] = ()
-    low: float = 0
-    high: float = float("inf")
-
-    def accepted(self) -> str:
-        """The accepted values in words.
-
-        >>> OptionRule(float, "", high=0.9).accepted()
-        'a number from 0 to 0.9'
-        """
-        if self.kind is bool:
-            return "true or false"
-        if self.choices:
-            return " or ".join(str(choice) for choice in self.choices)
-        noun = "a whole number" if self.kind is int else "a number"
-        return f"{noun} from {self.low:g} to {self.high:g}"
-
-    def takes(self, value: object) -> bool:
-        """Tell whether a value is accepted; a whole number may stand for any number."""
-        # A bool is an int to Python, but `width: true` is a mistake.
-        if isinstance(value, bool) or self.kind is bool:
-            return isinstance(value, bool) and self.kind is bool
-        if not isinstance(value, (int, float) if self.kind is float else self.kind):
-            return False
-        if self.choices:
-            return value in self.choices
-        return isinstance(value, int | float) and self.low <= value <= self.high  # nan is not
-
 
 OPTIONS: dict[str, OptionRule] = {
     "width": OptionRule(

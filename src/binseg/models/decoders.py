@@ -205,7 +205,6 @@ class UNetPlusPlusDecoder(Decoder):
 
 
 def _first_quarter(encoder: Encoder) -> int:
-    """Return the index of the finest map at a quarter of the input's size or below."""
     last = len(encoder.strides) - 1
     return next((index for index, stride in enumerate(encoder.strides) if stride >= 4), last)
 

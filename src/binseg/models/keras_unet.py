@@ -128,7 +128,6 @@ def _levels(
     dropout: float,
     first: dict[str, str],
 ) -> Any:
-    """Return the tutorial's network but for its head, as one writes it in Keras."""
     layers = keras.layers
 
     class Drop(keras.Layer):  # type: ignore[misc]

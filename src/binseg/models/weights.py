@@ -123,13 +123,12 @@ def _download(url: str, name: str, sha256: str, progress: Progress) -> Path:
                 raise
             reason = str(error)
     raise DataError(
-        f"the weights {name} are not at hand ({reason}): fetch {url} on a machine with a network "
+        f"the weights {name} can't be had ({reason}): fetch {url} on a machine with a network "
         f"and put it at {path}"
     )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; nothing in it is executed."""
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -232,7 +231,6 @@ def _check(given: dict[str, Tensor], wanted: dict[str, Tensor], *, name: str) ->
 
 
 def _some(keys: list[str]) -> str:
-    """The first few names, and how many more."""
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return ", ".join(keys[:3]) + more
 

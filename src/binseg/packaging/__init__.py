@@ -23,11 +23,4 @@ from binseg.packaging.bundle import (
     write_bundle,
 )
 from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, PROOFS
-from binseg.packaging.card import (
-    Architecture,
-    Card,
-    DataFacts,
-    Guarantee,
-    Knowledge,
-    Threshold,
-)
+from binseg.packaging.card import Architecture, Card, DataFacts, Guarantee, Knowledge, Threshold

@@ -267,7 +267,6 @@ def _checked(files: BundleFiles, name: str, sums: Mapping[str, str]) -> bytes:
 def _contents(
     card: Card, weights: Mapping[str, np.ndarray], reference: Reference, extra: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """Make the bytes of every file of the bundle, by name."""
     for name, tensor in weights.items():
         if not np.isfinite(tensor).all():
             raise BundleError(
@@ -288,7 +287,6 @@ def _sha256(data: bytes) -> str:
 
 
 def _sums(sha256: Mapping[str, str]) -> bytes:
-    """Write the text of SHA256SUMS, as `sha256sum -c` reads it."""
     return "".join(f"{sha256[name]}  {name}\n" for name in sorted(sha256)).encode()
 
 

@@ -14,15 +14,7 @@ import torch
 from torch import nn
 
 from binseg.errors import UsageError
-from binseg.packaging.networks import (
-    Compute,
-    by_onnxruntime,
-    by_openvino,
-    ir_with_facts,
-    onnx_session,
-    onnx_with_facts,
-    require,
-)
+from binseg.packaging import networks
 from binseg.packaging.raw_pixels import RawPixels, by_torch, example_size
 from binseg.progress import hushed
 from binseg.types import Preprocessing
@@ -41,7 +33,7 @@ class Made:
 
     target: str
     precision: str
-    compute: Compute
+    compute: networks.Compute
     finish: Callable[[Mapping[str, str]], bytes]
 
 
@@ -69,18 +61,17 @@ def make_file(
     if changed is not None:
         data = changed(data)
     if target == "onnx":
-        compute = by_onnxruntime(onnx_session(data, name="the export"))
-        with_facts = onnx_with_facts
+        compute = networks.by_onnxruntime(networks.onnx_session(data, name="the export"))
+        with_facts = networks.onnx_with_facts
     else:
-        compute, used = by_openvino(data, None, precision, name="the export")
+        compute, used = networks.by_openvino(data, None, precision, name="the export")
         precision = "int8" if precision == "int8" else used
-        with_facts = ir_with_facts
+        with_facts = networks.ir_with_facts
     finish = partial(with_facts, data)
     return Made(target=target, precision=precision, compute=compute, finish=finish)
 
 
 def _program(raw: RawPixels, example: torch.Tensor) -> Made:
-    """Capture a network with torch.export."""
     # Below this the scaled image would be one pixel, which torch.export takes for a constant.
     least = 2 if raw.shape.scale >= 1 else int(2 / raw.shape.scale) + 1
     sides = {
@@ -161,7 +152,7 @@ def to_onnx(
     tracing loses (branches that depend on sizes) is looked for afterwards, by proofs at other
     sizes.
     """
-    require("onnx")
+    networks.require("onnx")
     buffer = io.BytesIO()
     # It warns of its own inner workings, and of its age.
     with hushed("torch.onnx", ("", Warning), level=logging.CRITICAL):
@@ -186,8 +177,8 @@ def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes
     keeps floats at its ends (QDQ); the first and the last convolution stay in floats. The samples
     are inputs as the model takes them by this name. Raises MissingExtraError.
     """
-    graph = require("onnx").load_from_string(model).graph
-    require("onnxruntime")
+    graph = networks.require("onnx").load_from_string(model).graph
+    networks.require("onnxruntime")
     from onnxruntime import quantization
 
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
@@ -195,8 +186,6 @@ def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes
     left = iter([{name: sample} for sample in samples])
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """Gives the samples one by one."""
-
         def get_next(self) -> Any:
             return next(left, None)
 

@@ -204,7 +204,6 @@ def _check_tensor(tensor: _Message) -> None:
 
 
 def _integers(values: list[Any]) -> list[int]:
-    """Read integers that stand alone, or many in a piece."""
     found = []
     for value in values:
         if isinstance(value, int):
@@ -218,12 +217,10 @@ def _integers(values: list[Any]) -> list[int]:
 
 
 def _text(message: _Message, number: int) -> str:
-    """Read a field of text; empty where it is left out."""
     return str(message[number][0], "utf-8") if message[number] else ""
 
 
 def _port(value: _Message) -> Port:
-    """Read name, type and shape of an input or output of ONNX."""
     tensor = value[2][0][1][0]
     return Port(
         name=_text(value, 1),
@@ -250,7 +247,6 @@ def _check_const(layer: ET.Element, num_bytes: int) -> None:
 
 
 def _ir_port(layer: ET.Element) -> Port:
-    """Read type and shape of a Parameter, or of what a Result takes."""
     name = layer.get("name", "")
     data = layer.find("data")
     if data is not None and data.get("element_type"):

@@ -87,7 +87,6 @@ class RawPixels(nn.Module):
         return torch.round(out)
 
     def _fitted(self, image_NCHW: Tensor) -> Tensor:
-        """Compute the whole image in one input, stretched or letterboxed."""
         tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
         height, width = self.shape.height, self.shape.width
         rows = columns = None
@@ -103,7 +102,6 @@ class RawPixels(nn.Module):
         return _restored(self._probability(self._resized(image_NCHW, across, down)), back, up)
 
     def _whole(self, image_NCHW: Tensor) -> Tensor:
-        """Compute the whole image at once, where binseg would cut tiles."""
         high, broad = image_NCHW.shape[2], image_NCHW.shape[3]
         scale, up, back = self.shape.scale, None, None
         if scale == 1.0:
@@ -233,10 +231,7 @@ def _averaged(image_NCHW: Tensor, by: Tensor) -> Tensor:
 
 
 def _resizing(
-    num: Size,
-    size: Size,
-    target: tuple[Tensor, Tensor] | None = None,
-    by: Tensor | None = None,
+    num: Size, size: Size, target: tuple[Tensor, Tensor] | None = None, by: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Make the matrices (size, num) from an image's line to the input's (or `target`), and back.
 
@@ -258,7 +253,6 @@ def _resizing(
 
 
 def _restored(maps_Nhw: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Bring maps back to the image's size, within [0, 1]."""
     out = torch.matmul(down, torch.matmul(maps_Nhw, across.transpose(0, 1)))
     return torch.clamp(out, 0.0, 1.0)
 

@@ -27,15 +27,8 @@ from binseg.errors import TrainingError, UsageError
 from binseg.models import build_model, num_parameters
 from binseg.progress import SILENT, Progress, track
 from binseg.report.plots import plot_rates
+from binseg.training import devices
 from binseg.training.batches import build_batches
-from binseg.training.devices import (
-    COMPILE_ADVICE,
-    available_memory,
-    estimate_memory,
-    is_of_compiler,
-    resolve_device,
-    resolve_precision,
-)
 from binseg.training.optim import build_optimizer
 from binseg.training.step import TrainingStep
 
@@ -100,8 +93,8 @@ def bench_training(
     """
     if recipe.data.path is None:
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
-    device = resolve_device(recipe.train.device)
-    precision = resolve_precision(recipe.train.precision, device, progress)
+    device = devices.resolve_device(recipe.train.device)
+    precision = devices.resolve_precision(recipe.train.precision, device, progress)
     dataset = open_dataset(recipe.data, progress=progress)
     dataset = assign_splits(dataset, recipe.data.split).with_truth()
     records = dataset.of_split("train")
@@ -113,8 +106,8 @@ def bench_training(
     def place(asked: Recipe = recipe) -> Steps:
         return Steps(build_model(asked), asked, cache, device=device, precision=precision)
 
-    available, first = available_memory(device), place()
-    memory = estimate_memory(first.model, recipe, bf16=precision != "fp32")
+    available, first = devices.available_memory(device), place()
+    memory = devices.estimate_memory(first.model, recipe, bf16=precision != "fp32")
     steps = profile_steps(first, num_steps, progress=progress)
     num = len(cache) if find_batch else 0
     batches = find_batch_size(place, recipe, num=num, progress=progress) if num else []
@@ -148,7 +141,6 @@ def bench_training(
 def _epoch_inputs(
     recipe: Recipe, cache: PixelCache | ImageCache, device: torch.device, *, share: float
 ) -> int:
-    """Count an epoch's inputs from a part of the images."""
     if recipe.draws_patches:
         if recipe.patches.per_epoch != "auto":
             return int(recipe.patches.per_epoch)
@@ -190,8 +182,8 @@ class Steps:
         try:
             loss = self._step.learn(batch, epoch=0)
         except RuntimeError as problem:
-            if is_of_compiler(problem):
-                raise TrainingError(COMPILE_ADVICE) from None
+            if devices.is_of_compiler(problem):
+                raise TrainingError(devices.COMPILE_ADVICE) from None
             raise
         with self._phase("update"):
             self._step.clip()
@@ -262,13 +254,15 @@ def find_batch_size(
 ) -> list[BatchTrial]:
     """Double the batch while that pays and memory allows; the best trial comes last."""
     trials: list[BatchTrial] = []
-    size, free = 2, available_memory(resolve_device(recipe.train.device))
+    size, free = 2, devices.available_memory(devices.resolve_device(recipe.train.device))
     while size <= max(2, num):
         train = recipe.train.model_copy(update={"batch_size": size})
         asked = recipe.model_copy(update={"train": train})
         try:
             steps = place(asked)
-            memory = estimate_memory(steps.model, asked, bf16=steps.precision != "fp32").total
+            memory = devices.estimate_memory(
+                steps.model, asked, bf16=steps.precision != "fp32"
+            ).total
             if free is not None and memory > MEMORY_SHARE * free:
                 break
             seconds, num_inputs = time_steps(steps, num_steps)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from binseg import metrics
 from binseg.autoconfig import PRETRAINED, PRETRAINED_OPTIONS, THICK_OPTIONS, Fingerprint, Machine
 from binseg.config import Recipe, load_recipe
 from binseg.config.named_models import MODELS, WEIGHTS
@@ -30,24 +31,11 @@ from binseg.data.samples import read_sample
 from binseg.evaluation.report_files import NUM_IMAGES
 from binseg.evaluation.tuning import NUM_TRIED, allowed_tta
 from binseg.inference import Predictor
-from binseg.metrics import (
-    LogitTally,
-    OutlineRule,
-    ProbabilityTally,
-    count_objects,
-    measure_outline,
-    measure_reliability,
-)
 from binseg.models import build_model, weights_path
 from binseg.pipelines.bench_training import WARM_UP, Steps, time_steps
 from binseg.postprocess import PostProcessing, clean
 from binseg.progress import SILENT, Detail, Progress
-from binseg.training.devices import (
-    available_memory,
-    estimate_memory,
-    resolve_device,
-    resolve_precision,
-)
+from binseg.training import devices
 from binseg.training.validation import LEAST_TILES
 from binseg.transforms import geometry
 from binseg.types import TTA_PASSES, Sample
@@ -121,7 +109,6 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
 
 
 def _inputs_an_epoch(recipe: Recipe, facts: Fingerprint) -> tuple[int, int]:
-    """Count the inputs that an epoch trains on, and those that it validates."""
     height, width = int(facts.height[1]), int(facts.width[1])
     shape = recipe.preprocessing().as_trained()
     tiles = len(geometry.plan(height, width, replace(shape, overlap=0.0)))
@@ -219,12 +206,12 @@ def _measure(sample: Sample, probability_HW: np.ndarray, mask_HW: np.ndarray) ->
     """Do what choosing the threshold and scoring do with one prediction."""
     assert sample.mask_HW is not None
     truth_HW, valid_HW = sample.mask_HW, sample.valid_HW
-    LogitTally().add(probability_HW, truth_HW, valid_HW)
-    measure_reliability(probability_HW, truth_HW, valid_HW)
-    ProbabilityTally().add(probability_HW, truth_HW, valid_HW)
-    measure_reliability(probability_HW, truth_HW, valid_HW)
-    measure_outline(mask_HW, truth_HW, valid_HW, rule=OutlineRule())
-    count_objects(mask_HW, truth_HW, valid_HW)
+    metrics.LogitTally().add(probability_HW, truth_HW, valid_HW)
+    metrics.measure_reliability(probability_HW, truth_HW, valid_HW)
+    metrics.ProbabilityTally().add(probability_HW, truth_HW, valid_HW)
+    metrics.measure_reliability(probability_HW, truth_HW, valid_HW)
+    metrics.measure_outline(mask_HW, truth_HW, valid_HW, rule=metrics.OutlineRule())
+    metrics.count_objects(mask_HW, truth_HW, valid_HW)
 
 
 Candidates = Mapping[str, Mapping[str, object]]
@@ -290,8 +277,8 @@ def measure_machine(
     the plan begins `from_scratch` unless the user asks for weights.
     """
     started = time.perf_counter()
-    device = resolve_device(asked.train.device)
-    precision = resolve_precision(asked.train.precision, device, SILENT)
+    device = devices.resolve_device(asked.train.device)
+    precision = devices.resolve_precision(asked.train.precision, device, SILENT)
     pretrained = frozenset(  # whose ImageNet weights need no download
         encoder
         for (encoder, name), weights in WEIGHTS.items()
@@ -309,7 +296,7 @@ def measure_machine(
             model_spec = {"name": name, **spec, "encoder_weights": None, "start_from": None}
             recipes = {one: _trial_recipe(asked, model_spec, one) for one in (SMALL, usual)}
             model, bf16 = build_model(recipes[usual]), precision == "bf16"
-            estimate = estimate_memory(model, recipes[usual], size=MEMORY_SIZE, bf16=bf16)
+            estimate = devices.estimate_memory(model, recipes[usual], size=MEMORY_SIZE, bf16=bf16)
             memory[name] = estimate.per_input / (MEMORY_SIZE**2 / 1e6)
             left = limit - (time.perf_counter() - started)
             relative = RELATIVE.get(name, 1) / RELATIVE.get(reference, 1)
@@ -327,7 +314,7 @@ def measure_machine(
         cores=torch.get_num_threads() if device.type == "cpu" else os.cpu_count() or 1,
         seconds_per_megapixel={name: cost.megapixel for name, cost in costs.items()},
         seconds_per_step={name: cost.step for name, cost in costs.items()},
-        free_bytes=available_memory(device),
+        free_bytes=devices.available_memory(device),
         bytes_per_megapixel=memory,
         pretrained=pretrained,
     )
@@ -336,7 +323,6 @@ def measure_machine(
 def _candidates(
     asked: Recipe, given: Mapping[str, object], pretrained: frozenset[str], *, is_gpu: bool
 ) -> Candidates:
-    """Choose the networks that the rules may take."""
     if "model.name" in given:
         return {asked.model.name: {"name": "", **asked.model.model_dump()}}
     wanted = given.get("model.encoder_weights", "imagenet")
@@ -379,7 +365,6 @@ def _trial_recipe(asked: Recipe, model: Mapping[str, object], trial: Trial) -> R
 
 
 def _pixels(trial: Trial) -> PixelCache:
-    """Two batches of noise."""
     random = np.random.default_rng(0)
     shape = (2 * trial.batch, trial.size, trial.size)
     return PixelCache(

@@ -16,7 +16,13 @@ from binseg.data.dataset import SPLITS, Dataset, spread
 from binseg.data.samples import read_sample
 from binseg.datacheck import CHECKS, Look, examine, foreground_share, ranked, take_in
 from binseg.datacheck.checks import make_finding
-from binseg.datacheck.contradictions import SUSPICIOUS, Contradiction, Contradictions
+from binseg.datacheck.contradictions import (
+    SUSPICIOUS,
+    Compared,
+    Contradiction,
+    compare_mask,
+    rank_masks,
+)
 from binseg.datacheck.looks import look_at_all, looks_as_dict
 from binseg.errors import ImageError
 from binseg.imageio import read_image, read_pixel_size, write_image
@@ -158,22 +164,24 @@ def contradictions(
     if missing := len(ids - set(of_image)):
         progress.say(f"{missing} images are of no fold, and aren't compared with a model")
     records = [one for one in dataset.with_truth().records if one.id in of_image]
-    found = Contradictions()
+    found: list[Compared] = []
     for record in track(records, progress=progress, label="comparing", total=len(records)):
         with suppress(ImageError):  # another finding says so
             sample = read_sample(record, dataset.rule)
             assert sample.mask_HW is not None
             made = of_image[record.id].predict(sample.image_HWC)
             expected = float(expected_dice(signs(made.probability, made.mask)[None], ())[0])
-            found.add(
-                record.id,
-                probability_HW=made.probability,
-                model_HW=made.mask,
-                mask_HW=sample.mask_HW,
-                valid_HW=sample.valid_HW,
-                expected_dice=made.quality.expected_dice if made.quality else expected,
+            found.append(
+                compare_mask(
+                    record.id,
+                    probability_HW=made.probability,
+                    model_HW=made.mask,
+                    mask_HW=sample.mask_HW,
+                    valid_HW=sample.valid_HW,
+                    expected_dice=made.quality.expected_dice if made.quality else expected,
+                )
             )
-    return found.ranked(), of_image
+    return rank_masks(found), of_image
 
 
 def _suspicion(one: Contradiction, num: int, place: int) -> str:
@@ -244,7 +252,6 @@ def _thumb(record: Record, dataset: Dataset) -> UInt8[np.ndarray, "h w 3"]:
 def _drawn(
     image_HWC: Num[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"] | None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Make a small image with its mask laid over it."""
     scale = min(1.0, THUMB_SIDE / max(image_HWC.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in image_HWC.shape[:2])
     small_HW3 = resize_image(for_display(image_HWC), height, width)
@@ -254,7 +261,6 @@ def _drawn(
 
 
 def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
-    """Describe the data set in a few lines of label and text."""
     yield "kind", dataset.kind
     yield "images", str(len(dataset.records))
     yield "masks", dataset.rule.describe()
@@ -284,7 +290,6 @@ def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]
 
 
 def _spread(values: Sequence[str]) -> str:
-    """Name the most frequent values with their numbers."""
     frequent = Counter(sorted(values)).most_common()
     shown = ", ".join(f"{value} ({num})" for value, num in frequent[:4])
     return shown + (f" and {len(frequent) - 4} others" if len(frequent) > 4 else "")

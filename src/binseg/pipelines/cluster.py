@@ -9,7 +9,7 @@ several workers is halved until the one image that does it is named.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice, pairwise
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from binseg.errors import MissingExtraError, OutputError, UsageError
+from binseg.imageio import caged_windows
+from binseg.imageio.windows import declared
 from binseg.inference import PredictOptions, Predictor, load
-from binseg.inference.bands import Bands, compute_bands
-from binseg.inference.engine import run
-from binseg.inference.large import predict_large
-from binseg.inference.outputs import files_of, origin_of
-from binseg.inference.sinks import FolderSink, PredictResult, Written
+from binseg.inference.engine import by_parts, fitted, run
+from binseg.inference.journal import write_band
+from binseg.inference.sinks import FolderSink, PredictResult
 from binseg.inference.sources import Failure, InputImage, ListedSource, Source
+from binseg.inference.tiling import Bands, packed_bands
 from binseg.progress import SILENT, Progress
 
 BATCH_IMAGES, BATCH_BYTES = 32, 32_000_000  # Most that a worker is given
@@ -141,10 +142,17 @@ def _predict(
     return run(ListedSource(images), files.load(), sink, options), sink.entries or {}
 
 
-def _compute(files: ModelFiles, options: PredictOptions, bands: Sequence[Bands]) -> int:
-    """Compute runs of bands, on a worker."""
-    predictor = files.load().with_options(options)
-    return sum(compute_bands(predictor, one) for one in bands)
+def _compute(files: ModelFiles, options: PredictOptions, runs: Sequence[Bands]) -> int:
+    """Compute and keep runs of bands of an image, on a worker; count them."""
+    image = InputImage(path=runs[0].path, relative=Path())
+    predictor = fitted(files.load().with_options(options), image, options)
+    with caged_windows(image.path) as windows:
+        known = declared(windows, predictor.nodata)
+        for bands in runs:
+            with closing(packed_bands(predictor, known, bands)) as found:
+                for index, band in zip(bands.numbers, found, strict=True):
+                    write_band(bands.folder, bands.page, index, band)
+    return sum(len(one.numbers) for one in runs)
 
 
 def _runs(pages: Sequence[Bands], most: int) -> Iterator[list[Bands]]:
@@ -187,13 +195,10 @@ class _Driver:
 
     @property
     def num_workers(self) -> int:
-        """Count the workers that are there now."""
         return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
 
     def huge(self, image: InputImage) -> PredictResult:
-        """Predict a huge image by runs of bands, and put it together here."""
         stem = self.sink.out / image.relative.parent / image.stem
-        outputs = files_of(image, stem, self.options)
         predictor = self.files.load().with_options(self.options)
         work = partial(_compute, self.files, self.options)
 
@@ -204,21 +209,11 @@ class _Driver:
                 for computed in self.results(work, runs):
                     task.advance(computed)
 
-        result = predict_large(
-            predictor,
-            image.path,
-            out=outputs[0],
-            probability=self.sink.large_probability if len(outputs) > 1 else None,
-            overwrite=self.sink.replaces,
-            progress=self.progress,
-            origin=origin_of(image, predictor, self.options),
-            elsewhere=elsewhere,
-        )
-        mask, *others = outputs
-        share = result.foreground
-        return PredictResult(
-            written=(Written(source=image.path, mask=mask, others=tuple(others), foreground=share),)
-        )
+        how: Any = {"progress": self.progress, "elsewhere": elsewhere}
+        found = by_parts(image, stem, predictor, self.sink, self.options, **how)
+        if isinstance(found, Failure):
+            return PredictResult(failures=(found,))
+        return PredictResult(written=(found,))
 
     def results(self, work: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[Any]:
         """Give the results as they come; raises what the work does, and drops the rest then."""

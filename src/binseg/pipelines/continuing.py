@@ -21,7 +21,7 @@ from binseg.evaluation.comparison import Comparison, compare
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.scoring import score_dataset
 from binseg.inference import load
-from binseg.inference.pretrained import BUILT_IN
+from binseg.inference.pretrained import NAME, default_bundle_path
 from binseg.inference.runtimes.torch import load_network
 from binseg.models import resolve_options
 from binseg.packaging import Bundle, Card, read_bundle
@@ -37,7 +37,7 @@ _GIVEN_METHODS = {"official", "file", "kfold"}
 def earlier_path(recipe: Recipe) -> Path:
     """Return where the earlier model is; a built-in one goes by its name."""
     source = str(recipe.model.start_from)
-    return BUILT_IN.get(source) or Path(source).expanduser()
+    return default_bundle_path() if source == NAME else Path(source).expanduser()
 
 
 def earlier_bundle(recipe: Recipe) -> Bundle:
@@ -56,20 +56,14 @@ def continued(recipe: Recipe) -> Recipe:
     card = earlier_bundle(recipe).card
     _check_network(recipe, card)
     tree = recipe.model_dump(mode="json", exclude_unset=True)
-    net = card.architecture
-    tree["model"] = {
-        "start_from": recipe.model.start_from,
-        "decoder": net.decoder,
-        "encoder": net.encoder,
-        "options": dict(net.options),
-    }
+    net = card.architecture.model_dump(include={"decoder", "encoder", "options"})
+    tree["model"] = {"start_from": recipe.model.start_from, **net}
     tree["data"] = {"nodata": card.preprocessing.nodata} | tree.get("data", {})
     tree["input"] = _input_of(card.preprocessing) | tree.get("input", {})
     return load_recipe(sections=tree)
 
 
 def _check_network(recipe: Recipe, card: Card) -> None:
-    """Refuse what contradicts the earlier model."""
     name, net, asked = recipe.model.start_from, card.architecture, recipe.model
     if asked.encoder_weights is not None:
         raise UsageError(
@@ -100,7 +94,6 @@ def _check_network(recipe: Recipe, card: Card) -> None:
 
 
 def _input_of(shape: Preprocessing) -> dict[str, object]:
-    """Return a bundle's preprocessing as the recipe's section."""
     names = "resize scale overlap channels intensity"
     tree = {name: getattr(shape, name) for name in names.split()}
     tree |= {"size": shape.height, "mean": [*shape.mean], "std": [*shape.std]}

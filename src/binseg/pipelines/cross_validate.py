@@ -121,7 +121,6 @@ def _run_of_fold(folder: Path, fold: int) -> RunFolder:
 
 
 def _with_split(recipe: Recipe, **changes: object) -> Recipe:
-    """Change settings of the split, and nothing else."""
     split = SplitConfig.model_validate(recipe.data.split.model_dump() | changes)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"split": split})})
 
@@ -188,7 +187,6 @@ def _pool(predictors: Sequence[Predictor], out: Path, title: str, progress: Prog
 
 
 def _images_of(fold: int, predictor: Predictor) -> Dataset:
-    """Open the validation images of a fold, each marked with its number."""
     origin = Origin.of(predictor)
     dataset = choose_data(data_config(origin), split="val", origin=origin)
     marked = tuple(

@@ -20,7 +20,7 @@ from binseg.evaluation.origin import Origin, check_split_name, choose_data, data
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.saved_masks import SavedMask, saved_masks
 from binseg.evaluation.scoring import Scoring, score_dataset
-from binseg.inference import ModelPredictor, Predictor, load
+from binseg.inference import Predictor, load
 from binseg.metrics import OutlineRule
 from binseg.packaging import Guarantee, revise_card
 from binseg.progress import SILENT, Progress
@@ -71,12 +71,7 @@ def evaluate(
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
     origin = Origin.of(predictor)
     config = data if isinstance(data, DataConfig) else data_config(origin, data)
-    dataset = choose_data(config, split=split, origin=origin, progress=progress)
-    for member in predictor.members[1:]:
-        _check_member(member, config, dataset, split)
-    masks = None
-    if isinstance(predictor, SavedMask):
-        masks = saved_masks(Path(predictor.name), dataset)
+    dataset, masks = _to_score(predictor, config, split, origin, progress)
     folder = None if out is None else Path(out)
     with nullcontext() if folder is None else held(folder):
         report = score_dataset(
@@ -107,16 +102,11 @@ def measure_shard(
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Score the images of a shard alone, as `evaluate` does, for its `known`; raises as that."""
-    dataset = choose_data(data, split=split, origin=Origin.of(predictor), progress=progress)
+    dataset, masks = _to_score(predictor, data, split, Origin.of(predictor), progress)
     own = replace(dataset, records=tuple(r for r in dataset.records if shard.holds(r.id)))
-    predictor_of = None
-    if isinstance(predictor, SavedMask):
-        predictor_of = saved_masks(Path(predictor.name), dataset)
-    for member in predictor.members[1:]:
-        _check_member(member, data, dataset, split)
     scoring = Scoring(outline=_outline(tolerance, spacing))
     label = f"scoring {split}, shard {shard}"
-    scoring.add(predictor, own, label=label, predictor_of=predictor_of, progress=progress)
+    scoring.add(predictor, own, label=label, predictor_of=masks, progress=progress)
     return scoring.as_dict()
 
 
@@ -126,18 +116,23 @@ def _outline(tolerance: float | None, spacing: float | None) -> OutlineRule:
     return OutlineRule(tolerance=tolerance, spacing=spacing)
 
 
-def _check_member(member: ModelPredictor, config: DataConfig, dataset: Dataset, split: str) -> None:
-    """Refuse to score an ensemble on images that one of its members was trained on."""
-    own = choose_data(config, split=split, origin=Origin.of(member))
-    known = {record.id for record in own.records}
-    strange = [record.id for record in dataset.records if record.id not in known]
-    if strange:
-        where = member.bundle.path if member.bundle else member.name
-        raise DataError(
-            f"{len(strange)} images (for example {strange[0]}) are in split {split!r} of the "
-            f"first model, but not of {where}; an ensemble can only be scored on images that "
-            "no member was trained on"
-        )
+def _to_score(
+    predictor: Predictor, config: DataConfig, split: str, origin: Origin, progress: Progress
+) -> tuple[Dataset, Mapping[str, Predictor] | None]:
+    """Choose the images, with the masks of each that are saved; no member was trained on any."""
+    dataset = choose_data(config, split=split, origin=origin, progress=progress)
+    for member in predictor.members[1:]:
+        own = choose_data(config, split=split, origin=Origin.of(member))
+        known = {record.id for record in own.records}
+        if strange := [record.id for record in dataset.records if record.id not in known]:
+            where = member.bundle.path if member.bundle else member.name
+            raise DataError(
+                f"{len(strange)} images (for example {strange[0]}) are in split {split!r} of the "
+                f"first model, but not of {where}; an ensemble can only be scored on images that "
+                "no member was trained on"
+            )
+    is_saved = isinstance(predictor, SavedMask)
+    return dataset, saved_masks(Path(predictor.name), dataset) if is_saved else None
 
 
 def report_folder(

@@ -15,24 +15,16 @@ from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.errors import BinsegError, ExportError, UsageError
 from binseg.inference import ModelPredictor
-from binseg.inference.runtimes import Backend, computes_bf16
-from binseg.inference.runtimes.exported import onnx_backend, openvino_backend
+from binseg.inference.runtimes import Backend, computes_bf16, onnx_backend, openvino_backend
 from binseg.inference.runtimes.torch import TorchBackend, load_network
 from binseg.packaging import (
     NETWORK,
     NETWORK_INT8,
     PROOFS,
     Bundle,
+    exporting,
     read_bundle,
     write_bundle,
-)
-from binseg.packaging.exporting import (
-    TARGETS,
-    Made,
-    core_onnx,
-    describe_input,
-    make_file,
-    quantise,
 )
 from binseg.packaging.networks import LIMITS, SUFFIXES, Compute, Facts, Limits, Proof, prove
 from binseg.packaging.raw_pixels import Pixels, RawPixels, by_torch
@@ -119,7 +111,7 @@ def _validation(
         # One whole image in memory at a time: they may be large.
         pairs = [_middle_of(read_sample(one, dataset.rule)) for one in chosen]
     except BinsegError as problem:
-        progress.say(f"the run's data is not at hand ({problem}): proven without truth")
+        progress.say(f"the run's data can't be read ({problem}): proven without masks")
         return [], []
     images, truths = [], []
     for image_HWC, truth_HW in pairs:
@@ -131,7 +123,6 @@ def _validation(
 
 
 def _middle_of(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
-    """Cut image and mask to their middle, of at most MAX_SIDE on a side."""
     height, width = sample.image_HWC.shape[:2]
     top, left = max(0, height - MAX_SIDE) // 2, max(0, width - MAX_SIDE) // 2
     middle = np.s_[top : top + MAX_SIDE, left : left + MAX_SIDE]
@@ -139,7 +130,7 @@ def _middle_of(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
     return np.ascontiguousarray(sample.image_HWC[middle]), mask_HW
 
 
-DESTINATIONS = (*TARGETS, "bundle")
+DESTINATIONS = (*exporting.TARGETS, "bundle")
 CALIBRATION = 16  # images that int8 takes its ranges from
 
 
@@ -183,7 +174,6 @@ class _Model:
         limits: Limits | None = None,
         **names: str,
     ) -> Proof:
-        """Compare with a reference, which is binseg's own prediction if left out."""
         of_precision = self.int8 if precision == "int8" and self.int8 else LIMITS[precision]
         return prove(
             reference or (lambda image_HWC: self.reference.predict(image_HWC).probability),
@@ -230,7 +220,7 @@ def export_model(
     model = _Model(
         bundle=bundle,
         network=network,
-        reference=_predictor(bundle, TorchBackend(network)),
+        reference=ModelPredictor.of_bundle(bundle, TorchBackend(network)),
         images=find_images(Path(run), bundle, progress),
         int8=limits if int8 else None,
         progress=progress,
@@ -242,7 +232,6 @@ def export_model(
 
 
 def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> ExportResult:
-    """Write one file for a runtime, which takes raw pixels."""
     card, progress = model.bundle.card, model.progress
     raw = RawPixels(
         model.network, card.preprocessing, temperature=card.temperature, pixels=pixels
@@ -257,25 +246,27 @@ def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> Export
             progress.say(f"{path.name} predicts without {what}, which the card's scores are with")
     progress.say(f"making {path.name}")
     if model.int8 is None:
-        made = make_file(target, raw)
+        made = exporting.make_file(target, raw)
     else:
         samples = [one[None] for one in images.images[:CALIBRATION]]
-        changed = partial(quantise, samples=samples, name="pixels")
-        made = make_file(target, raw, precision="int8", changed=changed)
+        changed = partial(exporting.quantise, samples=samples, name="pixels")
+        made = exporting.make_file(target, raw, precision="int8", changed=changed)
     progress.say(f"proving it on {len(images.images)} images beside torch in float32")
     proofs = _prove_file(model, made, raw, images)
     for proof in proofs:
         _refuse_failed(proof, path)
     if target == "openvino" and model.int8 is None and computes_bf16():
         # The precision of programs here that don't ask for one: told, and not required.
-        proofs += _prove_file(model, make_file(target, raw, precision="bf16"), raw, images)[:1]
+        proofs += _prove_file(
+            model, exporting.make_file(target, raw, precision="bf16"), raw, images
+        )[:1]
     sample_HWC = small(images.images[0])
     # The sample's probability is torch's, or for int8 the file's own.
     compute = made.compute if made.precision == "int8" else by_torch(raw)
     facts = Facts(
         card=json.loads(card.to_json()),
         threshold=card.threshold.value,
-        input=describe_input(raw),
+        input=exporting.describe_input(raw),
         proof={"precision": made.precision, "rows": [proof.as_dict() for proof in proofs]},
         reference_HWC=sample_HWC,
         reference_HW=compute(sample_HWC).astype(np.float32),
@@ -285,7 +276,9 @@ def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> Export
     return ExportResult(path=path, target=target, num_bytes=len(data), proofs=tuple(proofs))
 
 
-def _prove_file(model: _Model, made: Made, raw: RawPixels, images: ProofImages) -> list[Proof]:
+def _prove_file(
+    model: _Model, made: exporting.Made, raw: RawPixels, images: ProofImages
+) -> list[Proof]:
     """Prove a file beside the same graph in torch, and beside binseg's own prediction."""
     own = LIMITS["whole" if raw.shape.resize == "tile" else "resized"]
     if made.precision == "int8":
@@ -311,18 +304,6 @@ def _beside(bundle: Bundle, suffix: str) -> Path:
     return home / f"{name}{suffix}"
 
 
-def _predictor(bundle: Bundle, backend: Backend) -> ModelPredictor:
-    card = bundle.card
-    return ModelPredictor(
-        backend=backend,
-        preprocessing=card.preprocessing,
-        threshold=card.threshold.value,
-        bundle_id=card.id,
-        temperature=card.temperature,
-        bundle=bundle,
-    )
-
-
 def _refuse_failed(proof: Proof, path: Path) -> None:
     if proof.passed:
         return
@@ -341,11 +322,11 @@ def _into_bundle(model: _Model, out: str | Path | None) -> ExportResult:
     if out is None and bundle.path.is_file():
         raise UsageError(f"{bundle.path} is a zip: name a folder for the new bundle with --out")
     path = Path(out) if out is not None else bundle.path
-    extra = {NETWORK: core_onnx(model.network, shape)}
+    extra = {NETWORK: exporting.core_onnx(model.network, shape)}
     if model.int8 is not None:
         images = model.images.images[:CALIBRATION]
         inputs = [normalise(prepare(image, shape)[0][:1], shape) for image in images]
-        extra[NETWORK_INT8] = quantise(extra[NETWORK], inputs, name="inputs")
+        extra[NETWORK_INT8] = exporting.quantise(extra[NETWORK], inputs, name="inputs")
     proofs = [
         _prove_network(model, runtime, precision, extra)
         for runtime, precision in _runtimes(int8=model.int8 is not None)
@@ -364,27 +345,21 @@ def _into_bundle(model: _Model, out: str | Path | None) -> ExportResult:
     written = write_bundle(
         path, card=bundle.card, weights=bundle.weights(), reference=bundle.reference(), extra=extra
     )
-    return ExportResult(
-        path=written.path,
-        target="bundle",
-        num_bytes=sum(map(len, extra.values())),
-        proofs=tuple(proofs),
-    )
+    size = sum(map(len, extra.values()))
+    return ExportResult(path=written.path, target="bundle", num_bytes=size, proofs=tuple(proofs))
 
 
 def _prove_network(model: _Model, runtime: str, precision: str, extra: dict[str, bytes]) -> Proof:
-    """Predict with a runtime as binseg will, beside torch in float32."""
     images = model.images
     model.progress.say(f"proving {runtime} {precision} on {len(images.images)} images")
     data = extra[NETWORK_INT8 if precision == "int8" else NETWORK]
     backend: Backend
     if runtime == "torch":
         backend = TorchBackend(model.network, precision=precision)
-    elif runtime == "onnxruntime":
-        backend = onnx_backend(data, precision=precision, name=NETWORK)
     else:
-        backend = openvino_backend(data, precision=precision, name=NETWORK)
-    other = _predictor(model.bundle, backend)
+        opened = onnx_backend if runtime == "onnxruntime" else openvino_backend
+        backend = opened(data, precision=precision, name=NETWORK)
+    other = ModelPredictor.of_bundle(model.bundle, backend)
     return model.prove(
         lambda image_HWC: other.predict(image_HWC).probability,
         images,

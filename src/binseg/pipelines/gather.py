@@ -11,7 +11,7 @@ from binseg.errors import UsageError
 from binseg.evaluation.saved_masks import SavedMask
 from binseg.imageio import is_whole
 from binseg.inference import load
-from binseg.inference.joined import join_outputs
+from binseg.inference.outputs import join_outputs
 from binseg.parallel import map_ordered
 from binseg.pipelines.check_data import CheckResult, check
 from binseg.pipelines.evaluate_model import evaluate

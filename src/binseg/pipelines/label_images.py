@@ -20,18 +20,12 @@ from binseg.data.sources.listing import list_folder
 from binseg.errors import BinsegError, UsageError
 from binseg.imageio import encode_probability
 from binseg.inference import ModelPredictor, load
+from binseg.labeling import warm_engine
 from binseg.labeling.cold_engine import ColdEngine, filter_features
 from binseg.labeling.guidance import RULES, Outlook, outlook_of, rank
 from binseg.labeling.label_log import connect, image_files, image_rows, labels_in
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
-from binseg.labeling.warm_engine import (
-    Example,
-    WarmNetwork,
-    base_network,
-    lite0_features,
-    train_round,
-)
 from binseg.labeling.working_image import WorkingImage, open_working_image, reduced
 from binseg.metrics import dice_of
 from binseg.progress import SILENT, Progress
@@ -60,7 +54,7 @@ def open_session(
     predictor = None if model is None else load(model)
     project = Project(images, config=masks, home=home, progress=progress)
     try:
-        makers = {"filters": filter_features, "lite0": lite0_features()}
+        makers = {"filters": filter_features, "lite0": warm_engine.lite0_features()}
         network = Beside(project, predictor, trains=trains, seconds=round_seconds)
         return Session(project, engine=ColdEngine(makers), network=network)
     except BaseException:
@@ -280,7 +274,7 @@ def _tell_version(folder: Path, version: int, events: Any) -> None:
     events.put(("version", version))
 
 
-def _round(db: Any, rows: Sequence[Any], seconds: float) -> WarmNetwork | None:
+def _round(db: Any, rows: Sequence[Any], seconds: float) -> warm_engine.WarmNetwork | None:
     """Train on the labels that are there now; None where they show one kind only."""
     examples, seen = [], set()
     taught = [row for row in rows if not row.is_check and (row.num_strokes or row.state == "done")]
@@ -288,14 +282,14 @@ def _round(db: Any, rows: Sequence[Any], seconds: float) -> WarmNetwork | None:
         image = open_working_image(row.name, row.path)
         labels_hw = reduced(labels_in(db, row.name, *image.size), image.small_size)
         if (labels_hw != IGNORE).any():
-            examples.append(Example(rgb_hw3=image.small_hw3, labels_hw=labels_hw))
+            examples.append(warm_engine.Example(rgb_hw3=image.small_hw3, labels_hw=labels_hw))
             seen |= {*np.unique(labels_hw).tolist()}
     if not {0, 1} <= seen:
         return None
-    return train_round(base_network(), examples, seconds=seconds)
+    return warm_engine.train_round(warm_engine.base_network(), examples, seconds=seconds)
 
 
-def _score(db: Any, network: WarmNetwork, row: Any) -> float:
+def _score(db: Any, network: warm_engine.WarmNetwork, row: Any) -> float:
     image: WorkingImage = open_working_image(row.name, row.path)
     truth = reduced(labels_in(db, row.name, *image.size), image.small_size) == 1
     return dice_of(network.probability(image.small_hw3) > 0.5, truth)
@@ -309,18 +303,15 @@ class _Telling:
         self._label, self._done, self._total = "", 0, 0
 
     def say(self, line: str) -> None:
-        """Tell one fact."""
         self._events.put(("training", {"said": line}))
 
     @contextmanager
     def task(self, label: str, *, total: int | None) -> Iterator["_Telling"]:
-        """Tell of a piece of work."""
         self._label, self._done, self._total = label, 0, total or 0
         self.advance(0)
         yield self
 
     def advance(self, num: int = 1, /, **figures: float) -> None:
-        """Tell how far it is."""
         self._done += num
         facts = {"label": self._label, "done": self._done, "total": self._total}
         shown = {name: round(float(value), 4) for name, value in figures.items()}
@@ -328,7 +319,6 @@ class _Telling:
 
 
 def _train_for_real(home: Path, images: Path, minutes: float, events: Any) -> None:
-    """Plan, train and evaluate, and tell the result."""
     from binseg.pipelines.evaluate_model import evaluate
     from binseg.pipelines.plan_recipe import plan
     from binseg.pipelines.train_model import train

@@ -9,15 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from binseg.autoconfig import (
-    Plan,
-    Setting,
-    few_ratios,
-    make_plan,
-    prefers_scratch,
-    stack_settings,
-    take_fingerprint,
-)
+from binseg import autoconfig
 from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
@@ -37,7 +29,7 @@ FEW_PAGES = 60  # pages below which smaller groups of them are formed, so that t
 class PlanResult:
     """A plan, the recipe that it is, and how long both take."""
 
-    plan: Plan
+    plan: autoconfig.Plan
     recipe: Recipe
     seconds: float  # duration of planning itself
     expected_seconds: float  # duration of the training to come, all folds together
@@ -116,10 +108,7 @@ def parse_budget(text: str) -> float | None:
 
 
 def chosen_budget(
-    text: str | None,
-    *,
-    sections: Mapping[str, Mapping[str, object]],
-    overrides: Sequence[str],
+    text: str | None, *, sections: Mapping[str, Mapping[str, object]], overrides: Sequence[str]
 ) -> float | None:
     """Return a plan's budget in seconds, None if epochs or nothing limit it; raises UsageError."""
     train = load_recipe(sections=sections, overrides=overrides).train
@@ -157,12 +146,12 @@ def plan(
     if asked.data.path is None:
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
     dataset, split = _open(asked, given, progress)
-    fingerprint = take_fingerprint(dataset, seed=asked.train.seed, progress=progress)
+    fingerprint = autoconfig.take_fingerprint(dataset, seed=asked.train.seed, progress=progress)
     machine = measure_machine(
-        asked, given, budget, progress, from_scratch=prefers_scratch(fingerprint)
+        asked, given, budget, progress, from_scratch=autoconfig.prefers_scratch(fingerprint)
     )
     share = None if budget is None else max(1.0, budget / folds)
-    made = make_plan(fingerprint, machine, budget=share, given=given, before=split)
+    made = autoconfig.make_plan(fingerprint, machine, budget=share, given=given, before=split)
     kept = given.keys() - _given(plain).keys()
     lines = (replace(one, reason=REASON) if one.key in kept else one for one in made.settings)
     made = replace(made, settings=tuple(lines))
@@ -178,7 +167,7 @@ def plan(
 def time_of(recipe: Recipe, *, progress: Progress = SILENT) -> float:
     """Say how many seconds a recipe will take here, from a few steps; raises as `plan` does."""
     dataset = assign_splits(open_dataset(recipe.data), recipe.data.split).with_truth()
-    facts = take_fingerprint(dataset, seed=recipe.train.seed, progress=progress)
+    facts = autoconfig.take_fingerprint(dataset, seed=recipe.train.seed, progress=progress)
     machine = measure_machine(recipe, {"model.name": recipe.model.name}, None, progress)
     return expected_seconds(recipe, facts, machine)
 
@@ -199,8 +188,7 @@ def _given(asked: Recipe) -> dict[str, object]:
 
 def _open(
     asked: Recipe, given: Mapping[str, object], progress: Progress
-) -> tuple[Dataset, list[Setting]]:
-    """Open the data and split it as training will."""
+) -> tuple[Dataset, list[autoconfig.Setting]]:
     dataset = open_dataset(asked.data, progress=progress)
     has_own = any(record.split is not None for record in dataset.records)
     settings = [one for one in _split_settings(dataset, asked, given) if one.key not in given]
@@ -214,7 +202,7 @@ def _open(
         if _num_groups(dataset) < _num_groups(reopened):
             dataset, data = reopened, finer
             reason = f"{num} pages are few: smaller groups of them can still be split"
-            settings.append(Setting(key="data.page_group", value=group, reason=reason))
+            settings.append(autoconfig.Setting(key="data.page_group", value=group, reason=reason))
     whole, dealt = keep_together(dataset, data, progress=progress), data.split
     dataset = assign_splits(whole, dealt)
     fixed = {f"data.split.{name}" for name in ("method", "seed", "file", "gap")} & given.keys()
@@ -226,7 +214,9 @@ def _open(
             reason = f"otherwise no image in {' and '.join(without)} would show foreground"
             settings = [one for one in settings if one.key.rpartition(".")[2] not in RESPLIT]
             settings += [
-                Setting(key=f"data.split.{name}", value=getattr(drawn, name), reason=reason)
+                autoconfig.Setting(
+                    key=f"data.split.{name}", value=getattr(drawn, name), reason=reason
+                )
                 for name in RESPLIT
                 if getattr(drawn, name) != getattr(SplitConfig(), name)
             ]
@@ -235,22 +225,24 @@ def _open(
     return dataset.with_truth(), settings
 
 
-def _split_settings(dataset: Dataset, asked: Recipe, given: Mapping[str, object]) -> list[Setting]:
+def _split_settings(
+    dataset: Dataset, asked: Recipe, given: Mapping[str, object]
+) -> list[autoconfig.Setting]:
     """Decide how images are split where neither the data nor the user says so."""
     records = dataset.records
     splits = Counter(record.split for record in records)
     pages = Counter(record.image_path for record in records if record.page is not None)
     is_open = not any(key.startswith("data.split.") for key in given)
     if set(splits) == {None}:
-        few = few_ratios(len(records))
+        few = autoconfig.few_ratios(len(records))
         if pages and "data.split.method" not in given:
-            return [*stack_settings(max(pages.values())), *few]
+            return [*autoconfig.stack_settings(max(pages.values())), *few]
         if is_open and few:
             reason = "the images come without a split"
-            return [Setting(key="data.split.method", value="ratio", reason=reason), *few]
+            return [autoconfig.Setting(key="data.split.method", value="ratio", reason=reason), *few]
         return []
     if is_open and splits["train"] and not splits["val"] and not splits[None]:
-        return few_ratios(splits["train"])
+        return autoconfig.few_ratios(splits["train"])
     return []
 
 

@@ -77,7 +77,6 @@ def _patch(record: Record, dataset: Dataset, recipe: Recipe, context: float) -> 
 
 
 def _outlined(inputs_NHWC: np.ndarray, targets_NHW: np.ndarray) -> list[np.ndarray]:
-    """Lay each mask's outline over its image."""
     return [
         overlay(for_display(np.ascontiguousarray(image_HWC)), target_HW == 1, strength=0.0)
         for image_HWC, target_HW in zip(inputs_NHWC, targets_NHW, strict=True)
@@ -85,8 +84,6 @@ def _outlined(inputs_NHWC: np.ndarray, targets_NHW: np.ndarray) -> list[np.ndarr
 
 
 def _sheet(columns: list[list[np.ndarray]]) -> np.ndarray:
-    """Put images in a grid, with a wider gap after the unchanged ones."""
-
     def framed(image_HW3: np.ndarray, top: int, left: int, bottom: int, right: int) -> np.ndarray:
         return np.pad(image_HW3, ((top, bottom), (left, right), (0, 0)), constant_values=255)
 

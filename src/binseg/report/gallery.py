@@ -17,7 +17,6 @@ from binseg.report.overlay import (
     Rgb,
     error_map,
     for_display,
-    overlay,
 )
 from binseg.report.plots import GREY, INK, Colour, fonts, new_figure, save_figure, unit
 from binseg.transforms.geometry import resize_image
@@ -25,9 +24,8 @@ from binseg.transforms.geometry import resize_image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_ROWS = 24
-_HEADS_WITH_TRUTH = ("image", "truth", "prediction", "error map")
-_HEADS_WITHOUT = ("image", "prediction", "overlay")
+_ROWS_OF_A_BLOCK = 8
+_HEADS = ("image", "truth", "prediction", "error map")
 _CELL_PIXELS = 320  # a little more than a cell has on paper
 _LONGEST_CAPTION = 58
 # In inches.
@@ -37,7 +35,7 @@ _CAPTION = 0.32
 _MARGIN = 0.18
 _BETWEEN_BLOCKS = 0.35
 _TITLE = 0.42
-_HEADS = 0.24
+_HEAD = 0.24
 _LEGEND = 0.34
 
 
@@ -48,46 +46,36 @@ class GalleryItem:
     id: str
     image_HWC: AnyImage
     prediction_HW: Mask
-    truth_HW: Mask | None = None
-    """None where there is no truth: the row then shows image, prediction and overlay."""
-    valid_HW: Mask | None = None  # False where the truth says to ignore; None means all valid
-    dice: float | None = None
+    truth_HW: Mask
+    valid_HW: Mask  # False where the truth says to ignore
+    dice: float
 
 
-def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -> None:
-    """Plot rows of image, truth, prediction and error map with its Dice as PNG, the first 24."""
+def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str) -> None:
+    """Plot rows of image, truth, prediction and error map with its Dice as PNG, in two blocks."""
     assert items, "at least one image"
-    shown = items[:MAX_ROWS]
-    with_truth = any(item.truth_HW is not None for item in shown)
-    heads = _HEADS_WITH_TRUTH if with_truth else _HEADS_WITHOUT
-    num_blocks = 1 if len(shown) <= 8 else 2
-    num_rows = -(-len(shown) // num_blocks)
+    num_blocks = 1 if len(items) <= _ROWS_OF_A_BLOCK else 2
+    num_rows = -(-len(items) // num_blocks)
     across, down = _CELL + _GAP, _CAPTION + _CELL
-    block_across = len(heads) * across - _GAP + _BETWEEN_BLOCKS
-    top = _MARGIN + (_TITLE if title else 0) + _HEADS
+    block_across = len(_HEADS) * across - _GAP + _BETWEEN_BLOCKS
+    top = _MARGIN + _TITLE + _HEAD
     width = 2 * _MARGIN + num_blocks * block_across - _BETWEEN_BLOCKS
-    height = top + num_rows * down + _MARGIN + (_LEGEND if with_truth else 0)
+    height = top + num_rows * down + _MARGIN + _LEGEND
     figure = new_figure(width, height, purpose="plotting a gallery", placed_by_hand=True)
     write = partial(_write, figure)
-    if title:
-        write(title, _MARGIN, _MARGIN, size=13)
-    if len(items) > MAX_ROWS:
-        note = f"the first {MAX_ROWS} of {len(items)} images"
-        write(note, width - _MARGIN, _MARGIN, align="right", colour=GREY)
+    write(title, _MARGIN, _MARGIN, size=13)
     for block in range(num_blocks):
         left = _MARGIN + block * block_across
-        for column, head in enumerate(heads):
+        for column, head in enumerate(_HEADS):
             middle = left + column * across + _CELL / 2
-            write(head, middle, top - _HEADS, align="center", colour=GREY)
-        for row, item in enumerate(shown[block * num_rows :][:num_rows]):
+            write(head, middle, top - _HEAD, align="center", colour=GREY)
+        for row, item in enumerate(items[block * num_rows :][:num_rows]):
             upper = top + row * down
             write(_caption(item), left, upper + 0.11)
-            for column, panel_HW3 in enumerate(_panels(item, heads)):
-                if panel_HW3 is not None:
-                    _add_panel(figure, panel_HW3, left + column * across, upper + _CAPTION)
-    if with_truth:
-        has_ignored = any(item.valid_HW is not None and not item.valid_HW.all() for item in shown)
-        _add_legend(figure, [x for x in ERROR_COLOURS if has_ignored or x != IGNORED])
+            for column, panel_HW3 in enumerate(_panels(item)):
+                _add_panel(figure, panel_HW3, left + column * across, upper + _CAPTION)
+    has_ignored = any(not item.valid_HW.all() for item in items)
+    _add_legend(figure, [x for x in ERROR_COLOURS if has_ignored or x != IGNORED])
     save_figure(figure, path)
 
 
@@ -143,25 +131,18 @@ def _caption(item: GalleryItem) -> str:
     if len(name) > _LONGEST_CAPTION:
         half = _LONGEST_CAPTION // 2
         name = f"{name[: half - 1]}…{name[-half:]}"
-    return name if item.dice is None else f"{name}    Dice {item.dice:.3f}"
+    return f"{name}    Dice {item.dice:.3f}"
 
 
-def _panels(item: GalleryItem, heads: Sequence[str]) -> list[Rgb | None]:
-    """Make the row's image under each head; None where it needs a truth that isn't there."""
+def _panels(item: GalleryItem) -> list[Rgb]:
+    """Make the row's image under each head."""
     image_HW3 = for_display(item.image_HWC)
-    panels = {
-        "image": image_HW3,
-        "prediction": _white_on_black(item.prediction_HW),
-        "overlay": overlay(image_HW3, item.prediction_HW),
-    }
-    if item.truth_HW is not None:
-        panels["truth"] = _white_on_black(item.truth_HW)
-        panels["error map"] = error_map(image_HW3, item.truth_HW, item.prediction_HW, item.valid_HW)
-    return [_shrink(panels[head]) if head in panels else None for head in heads]
-
-
-def _white_on_black(mask_HW: Mask) -> Rgb:
-    return np.repeat(mask_HW[:, :, None].astype(np.uint8) * 255, 3, axis=2)
+    truth_HW3, prediction_HW3 = (
+        np.repeat(mask_HW[:, :, None].astype(np.uint8) * 255, 3, axis=2)
+        for mask_HW in (item.truth_HW, item.prediction_HW)
+    )
+    errors_HW3 = error_map(image_HW3, item.truth_HW, item.prediction_HW, item.valid_HW)
+    return [_shrink(one) for one in (image_HW3, truth_HW3, prediction_HW3, errors_HW3)]
 
 
 def _shrink(panel_HW3: Rgb) -> UInt8[np.ndarray, "h w 3"]:

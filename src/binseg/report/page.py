@@ -84,7 +84,7 @@ def write_page(
         data["sweep"] = {**curves, "start": start}
     items = [item for _, gallery in galleries for item in gallery]
     cards = iter([_card(item, number) for number, item in enumerate(items)])
-    has_ignored = any(one.valid_HW is not None and bool((~one.valid_HW).any()) for one in items)
+    has_ignored = any(not one.valid_HW.all() for one in items)
     style, script = asset("page.css"), asset("page.js")
     page = render(
         "page.html",
@@ -226,14 +226,13 @@ class Card:
 
 
 def _card(item: GalleryItem, number: int) -> Card:
-    assert item.truth_HW is not None, "an evaluation has a truth"
     height, width = item.image_HWC.shape[:2]
     factor = min(1.0, LONGEST_SIDE / max(height, width))
     size = max(1, round(height * factor)), max(1, round(width * factor))
     image_HW3 = resize_image(for_display(item.image_HWC), *size)
-    valid_HW = np.ones(item.truth_HW.shape, bool) if item.valid_HW is None else item.valid_HW
     truth_HW, prediction_HW, valid_HW = (
-        resize_mask(mask_HW, *size) for mask_HW in (item.truth_HW, item.prediction_HW, valid_HW)
+        resize_mask(mask_HW, *size)
+        for mask_HW in (item.truth_HW, item.prediction_HW, item.valid_HW)
     )
     errors_HW3 = error_map(image_HW3, truth_HW, prediction_HW, valid_HW)
     # Full colour resolution: coarse colour would smear the thin parts of an error map.
@@ -244,7 +243,7 @@ def _card(item: GalleryItem, number: int) -> Card:
     return Card(
         number=number,
         id=item.id,
-        dice="" if item.dice is None else f"Dice {item.dice:.4f}",
+        dice=f"Dice {item.dice:.4f}",
         width=size[1],
         height=size[0],
         image=image,

@@ -4,7 +4,6 @@ Here are those of a data set's check and of a run of predictions.
 """
 
 import base64
-import csv
 import io
 import unicodedata
 from collections import Counter, defaultdict
@@ -13,17 +12,20 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from binseg.report.overlay import AnyImage, Mask, for_display, overlay
-from binseg.storage import write_text
+from binseg.storage import csv_text, write_text
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def render(template: str, **values: object) -> str:
@@ -32,8 +34,11 @@ def render(template: str, **values: object) -> str:
 
 
 @cache
-def environment() -> Environment:
+def environment() -> "Environment":
     """Set up Jinja; `0.98765|fixed` is 0.9877, and `1234|comma` is 1,234."""
+    # Imported here, since predictions import this module: it would slow every start.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     found = Environment(
         loader=PackageLoader("binseg.report", "assets"),
         autoescape=True,
@@ -154,10 +159,6 @@ class Entry:
 
 def thumbnail(image_HWC: AnyImage, mask_HW: Mask) -> str:
     """Draw a small image with the outline of its mask, as a `data:` address."""
-    from PIL import Image
-
-    from binseg.report.rendering import data_uri  # Jinja's import would slow every start
-
     scale = min(1.0, THUMB_SIDE / max(mask_HW.shape))
     height, width = (max(1, round(side * scale)) for side in mask_HW.shape)
     small_HW3 = resize_image(for_display(image_HWC), height, width)
@@ -167,8 +168,6 @@ def thumbnail(image_HWC: AnyImage, mask_HW: Mask) -> str:
 
 def write_predictions_page(folder: Path, entries: Sequence[Entry], *, model: str) -> Path:
     """Write `report.html` and `summary.csv` into a folder, and return the page's path."""
-    from binseg.report.rendering import asset, render
-
     ordered = sorted(
         entries, key=lambda one: (_ORDER.index(one.flag), one.expected_dice or 0.0, one.name)
     )
@@ -182,10 +181,6 @@ def write_predictions_page(folder: Path, entries: Sequence[Entry], *, model: str
         tones={"unlike the training data": "error", "look": "warning"},
     )
     write_text(folder / "report.html", page)
-    text = io.StringIO()
     names = [name for name in Entry.__dataclass_fields__ if name != "thumb"]
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(vars(one) for one in entries)
-    write_text(folder / "summary.csv", text.getvalue())
+    write_text(folder / "summary.csv", csv_text(map(vars, entries), names))
     return folder / "report.html"

@@ -28,7 +28,8 @@ OWN_ROUTERS = (routes.router, job_routes.router)  # The routes of `binseg serve`
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # Names by which this machine calls itself
 _ABOUT = """Finds one kind of thing in images. Every refusal has the body
 `{"error": {"code": ..., "message": ...}}`: a stable code, and one sentence for people."""
-_READABLE = [f"X-Binseg-{name}" for name in ("Model", "Threshold", "Size", "Seconds", "Quality")]
+_FACTS = ("Model", "Threshold", "Size", "Seconds", "Quality", "Pixel-Um")
+_READABLE = [f"X-Binseg-{name}" for name in _FACTS]
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "

@@ -33,7 +33,7 @@ router = APIRouter()
     "/v1/jobs",
     tags=["jobs"],
     status_code=202,
-    responses=DOCUMENTED | documented(404, 503),
+    responses=DOCUMENTED | documented(404),
     openapi_extra=IMAGE_BODY,
 )
 async def start(request: Request, query: Working, service: Parts) -> JSONResponse:

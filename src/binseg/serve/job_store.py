@@ -1,33 +1,30 @@
-"""Jobs on disk: a SQLite table, and a folder for each one's image and result."""
+"""Jobs on disk: a folder for each one, with its facts, its image, and later its result."""
 
 import contextlib
 import json
 import os
 import secrets
 import shutil
-import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import filelock
 
 from binseg.errors import OutputError, UsageError
+from binseg.storage import sync, write_json
 
 State = Literal["queued", "running", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
-IMAGE = "image"
-_PATIENCE_S = 2.0  # Time to wait for another program that has locked the table
+IMAGE, FACTS = "image", "facts.json"
 PRIVATE = 0o600  # Mode of all files: jobs hold other people's images
 _INCOMING = "incoming-"
-_TABLE = "create table if not exists jobs (id text primary key, facts text not null)"
-# An upsert: the row keeps its place, which is the job's place in line.
-_SAVE = "insert into jobs (id, facts) values (?, ?) on conflict (id) do update set facts = ?2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +32,7 @@ class Job:
     """The facts of one job."""
 
     id: str
+    number: int  # Its place in line
     model: str
     name: str
     query: dict[str, Any]
@@ -57,8 +55,8 @@ class Job:
 class JobStore:
     """All jobs of a state folder, which belongs to one server at a time.
 
-    A job is in the table before its client hears of it, and its result is whole before the table
-    says so; a copy in memory answers. Raises OutputError, and UsageError for another server's.
+    A job's facts are on disk before its client hears of it, and its result is whole before they say
+    so; a copy in memory answers. Raises OutputError, and UsageError for another server's folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +64,6 @@ class JobStore:
         self._lock = threading.Lock()
         self._incoming: set[str] = set()
         self._readers: Counter[str] = Counter()
-        self._unwritten: set[str] = set()
         self._counted = time.monotonic()
         try:
             (folder / "jobs").mkdir(parents=True, exist_ok=True)
@@ -75,45 +72,26 @@ class JobStore:
             lock = folder / "server.lock"
             self._owner = filelock.FileLock(lock, thread_local=False, mode=PRIVATE)
             self._owner.acquire(timeout=0)
-            base = folder / "jobs.sqlite"
-            base.touch(PRIVATE)  # SQLite's other files get the same mode
-            base.chmod(PRIVATE)
-            self._base = sqlite3.connect(base, check_same_thread=False, timeout=_PATIENCE_S)
-            self._base.execute("pragma journal_mode = wal")
-            self._base.execute("pragma synchronous = full")
-            self._base.execute(_TABLE)
-            rows = self._base.execute("select facts from jobs order by rowid").fetchall()
-            self._jobs = {job.id: job for job in (Job(**json.loads(facts)) for (facts,) in rows)}
-            self._tidy()
+            found = [job for path in (folder / "jobs").iterdir() if (job := _read(path))]
         except filelock.Timeout:
             raise UsageError(
                 f"{folder} belongs to a server that runs; give this one another --state folder"
             ) from None
-        except (OSError, sqlite3.Error, TypeError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise OutputError(f"{folder}: the jobs can't be kept there: {error}") from None
-
-    def _tidy(self) -> None:
-        """Bring table and folders in line after whatever ended the server before."""
-        for job in list(self._jobs.values()):
-            if job.state != "failed" and not self.path(job.id).exists():
-                self.remove(job.id)  # its files went when the table couldn't be written
-            elif job.state == "running":  # what a stopped server worked on goes back in line
+        self._jobs = {job.id: job for job in sorted(found, key=lambda job: job.number)}
+        self._numbers = count(max([0, *(job.number for job in found)]) + 1)
+        for job in found:
+            if job.state == "running":  # what a stopped server worked on goes back in line
                 self._change(job.id, state="queued")
-        for path in (self.folder / "jobs").iterdir():
-            if path.name not in self._jobs:
-                shutil.rmtree(path, ignore_errors=True)
 
     def _change(self, id_: str, **changes: Any) -> Job | None:
         """Change the facts of a job, on disk first; None where it was removed meanwhile."""
         with self._lock:
             job = self._jobs.get(id_)
-            return None if job is None else self._save(replace(job, **changes))
-
-    def _save(self, job: Job) -> Job:
-        with self._base:
-            self._base.execute(_SAVE, (job.id, json.dumps(asdict(job))))
-        self._jobs[job.id] = job
-        return job
+            if job is not None:
+                job = self._jobs[id_] = _noted(replace(job, **changes), self.path(id_))
+            return job
 
     def new_folder(self) -> Path:
         """Make a folder for an image that is coming; without `add` the next start removes it."""
@@ -133,15 +111,14 @@ class JobStore:
     def add(self, incoming: Path, *, model: str, name: str, query: dict[str, Any]) -> Job:
         """Accept a job whose image lies in a folder of `new_folder`."""
         id_ = secrets.token_urlsafe(16)  # nobody guesses it: whoever knows it may see the job
+        facts: dict[str, Any] = {"model": model, "name": name, "query": query}
+        size, number = _disk_use(incoming), next(self._numbers)
+        job = _noted(Job(id=id_, number=number, num_bytes=size, **facts), incoming)
         incoming.rename(self.path(id_))
-        num_bytes = _disk_use(self.path(id_))
-        job = Job(id=id_, model=model, name=name, query=query, num_bytes=num_bytes)
-        try:
-            with self._lock:
-                return self._save(job)
-        except sqlite3.Error:
-            shutil.rmtree(self.path(id_), ignore_errors=True)
-            raise
+        sync(self.path(id_).parent)
+        with self._lock:
+            self._jobs[id_] = job
+        return job
 
     def path(self, id_: str) -> Path:
         """The folder of a job."""
@@ -169,7 +146,7 @@ class JobStore:
         return len(self._jobs)
 
     def begin(self) -> Job | None:
-        """The next job, now running; one that ran already is left by an unwritten table."""
+        """The next job, now running; one that ran already is left by facts that weren't written."""
         for job in list(self._jobs.values()):
             if job.state in ("queued", "running"):
                 starts = job.starts + (job.state == "queued")
@@ -196,20 +173,22 @@ class JobStore:
         self._remove_files(id_)
 
     def remove(self, id_: str) -> None:
-        """Forget a job, with its files: they go first, and a full disk has room for the rest."""
+        """Forget a job, with its files, which needs no room on a full disk."""
         with self._lock:
             self._jobs.pop(id_, None)
-            self._unwritten.add(id_)
+        with contextlib.suppress(OSError):
+            (self.path(id_) / FACTS).unlink()  # the next start removes what has none
         self._remove_files(id_)
-        with self._lock, contextlib.suppress(sqlite3.Error):  # it is tried again later
-            for removed in list(self._unwritten):
-                with self._base:
-                    self._base.execute("delete from jobs where id = ?", (removed,))
-                self._unwritten.remove(removed)
 
     def _remove_files(self, id_: str) -> None:
-        if not self._readers[id_]:  # else the last one does it
-            shutil.rmtree(self.path(id_), ignore_errors=True)
+        """Remove the files of a job, or all but its facts; not while a reader has them."""
+        if self._readers[id_]:
+            return
+        for path in [self.path(id_)] if id_ not in self._jobs else [*self.path(id_).iterdir()]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != FACTS:
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def reading(self, id_: str) -> Iterator[None]:
@@ -241,9 +220,25 @@ class JobStore:
 
     def close(self) -> None:
         """Release the folder."""
-        with contextlib.suppress(sqlite3.Error), self._lock:
-            self._base.close()
         self._owner.release()
+
+
+def _read(folder: Path) -> Job | None:
+    """Read a job's facts; what has none was never a job, or was removed, and goes."""
+    if folder.name.startswith(_INCOMING) or not (folder / FACTS).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    job = Job(**json.loads((folder / FACTS).read_text("utf-8")))
+    if job.id != folder.name:
+        raise ValueError(f"{folder.name} holds another job")
+    return job
+
+
+def _noted(job: Job, folder: Path) -> Job:
+    """Write a job's facts into its folder, or raise OutputError."""
+    write_json(folder / FACTS, asdict(job))
+    (folder / FACTS).chmod(PRIVATE)
+    return job
 
 
 def _disk_use(folder: Path) -> int:

@@ -1,6 +1,5 @@
 """The thread that does the jobs, one after the other, and tells how far it is."""
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Num
 
 from binseg import storage
-from binseg.errors import BinsegError, ImageError, UsageError
+from binseg.errors import BinsegError, ImageError, OutputError, UsageError
 from binseg.imageio import Windows
 from binseg.imageio.cage import Cage
 from binseg.imageio.decoding import Valid
@@ -119,7 +118,7 @@ class JobWorker:
             try:
                 if not self._take_turn():
                     return
-            except (OSError, sqlite3.Error):  # a full disk, say, which may have room again
+            except (OSError, OutputError):  # a full disk, say, which may have room again
                 LOG.exception("the store of jobs can't be used")
                 with self._changed:
                     if self.is_stopping:
@@ -146,7 +145,7 @@ class JobWorker:
         """Do a job to its end, in success, failure or a stop."""
         current = self._current = _Work(job.id, self)
         try:
-            self._compute(job, current)
+            result = self._compute(job, current)
         except _StoppedError:
             if not current.removed:
                 self._store.put_back(job)
@@ -160,12 +159,15 @@ class JobWorker:
         except Exception:  # noqa: BLE001 - told in the log and to the client; the thread goes on
             LOG.exception("a job failed by a bug")
             self._store.fail(job.id, code="internal", message="A bug of the server.")
+        else:  # what the disk refuses here is tried again
+            self._store.finish(job.id, **result)
         finally:
             self._current = None
             if current.removed:
                 self._store.remove(job.id)
 
-    def _compute(self, job: Job, current: _Work) -> None:
+    def _compute(self, job: Job, current: _Work) -> dict[str, Any]:
+        """Write the result into the job's folder, and give what `JobStore.finish` notes."""
         if job.starts > _MOST_STARTS:
             message = f"The server stopped {_MOST_STARTS} times while it worked on this image."
             raise Refusal(500, "job_lost", message)
@@ -193,17 +195,13 @@ class JobWorker:
         path = [written.mask, *written.others][-1]
         height, width = sink.size or (survey.height, survey.width)
         threshold = model.predictor.with_options(options).threshold
-        self._store.finish(
-            job.id,
-            result=path.name,
-            media=sink.media or "image/tiff",
-            headers={
-                "X-Binseg-Model": model.id,
-                "X-Binseg-Threshold": repr(threshold),
-                "X-Binseg-Size": f"{width}x{height}",
-                **quality_header(written.quality),
-            },
-        )
+        headers = {
+            "X-Binseg-Model": model.id,
+            "X-Binseg-Threshold": repr(threshold),
+            "X-Binseg-Size": f"{width}x{height}",
+            **quality_header(written.quality),
+        }
+        return {"result": path.name, "media": sink.media or "image/tiff", "headers": headers}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,19 +210,13 @@ class _JobImage(InputImage):
 
     cage: Cage
 
-    def read(self) -> tuple[Num[np.ndarray, "H W C"], Valid]:
-        """Decode its pixels."""
-        with self.cage.open(self.path, name=self.name) as opened:
-            return opened.image(), opened.valid()
-
     def reduced(
         self, shape: Preprocessing | None
     ) -> tuple[Num[np.ndarray, "H W C"], Valid, tuple[int, int]]:
         """Decode its pixels as a model takes them, and tell its own size."""
         with self.cage.open(self.path, name=self.name) as opened:
             size = (opened.facts.height, opened.facts.width)
-            by = 1 if shape is None else reduction(size, shape)
-            return opened.reduced(by), opened.valid(), size
+            return opened.reduced(reduction(size, shape)), opened.valid(), size
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
         """Read parts of a huge one."""

@@ -2,17 +2,17 @@
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from binseg.errors import ImageError
+from binseg.errors import ImageError, OutputError
 from binseg.labeling.label_log import ChangedError
 from binseg.labeling.session import Session
 from binseg.labeling.strokes import MOST_POINTS, Stroke
@@ -27,9 +27,7 @@ _MOST_SHOWN = 16_000_000
 _WAIT_S = 20.0
 _TILE = 1024
 _FARTHEST, _MOST_LINES = 10**6, 2**62
-_CHANGED = {**DOCUMENTED, **documented(409)}
 _HTML = (PAGE / "label" / "index.html").read_bytes()
-B = TypeVar("B", bound=BaseModel)
 router = APIRouter()
 router.add_api_route("/healthz", healthz, tags=["service"], responses=documented(403, 422))
 router.add_api_route("/readyz", readyz, tags=["service"], responses=documented(403, 422, 503))
@@ -65,7 +63,7 @@ class Part(BaseModel):
     """Wait for the finest answer."""
 
 
-class Body(BaseModel):
+class Action(BaseModel):
     """The base of what the page sends about an image."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -74,26 +72,26 @@ class Body(BaseModel):
     """The page's own name for the request: sent twice, it counts once."""
 
 
-class Drawn(Body):
-    """One stroke."""
+class Drawing(Action):
+    """Keep a stroke; the answer comes when it is on the disk."""
 
-    tool: str
+    tool: Literal["brush", "polygon"]
     value: int
-    points: list[tuple[float, float]] = Field(max_length=MOST_POINTS)
+    points: tuple[tuple[float, float], ...] = Field(max_length=MOST_POINTS)
     radius: float = 0.0
     model: str | None = Field(default=None, max_length=64)
 
 
-class Filling(Body):
-    """A point whose area is filled."""
+class Filling(Action):
+    """Give a value to the area around a point that is shown alike."""
 
     x: Side
     y: Side
     value: int
 
 
-class Boxed(Body):
-    """A box around a thing."""
+class Boxing(Action):
+    """Give a value to the thing in a box, whose outline is found."""
 
     top: Side
     left: Side
@@ -102,14 +100,14 @@ class Boxed(Body):
     value: int
 
 
-class Undoing(Body):
-    """The last stroke is taken back, or brought back."""
+class Undoing(Action):
+    """Take back the last stroke or decision on an image, or bring it back."""
 
     redo: bool = False
 
 
-class Accepting(Body):
-    """An image is done."""
+class Accepting(Action):
+    """Keep what is shown as the image's mask; refused where something else is shown by now."""
 
     seen: int
     version: int | None = None
@@ -117,11 +115,35 @@ class Accepting(Body):
     empty: bool = False
 
 
+class Skipping(Action):
+    """Leave an image out."""
+
+
 class Training(BaseModel):
-    """A training for real."""
+    """Begin to train for real, with a budget in minutes; the status tells how far it is."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     minutes: float = Field(gt=0.2, le=24 * 60)
+
+
+def _draw(session: Session, *, name: str, client: str, model: str, **drawn: Any) -> int:
+    return session.add_stroke(name, Stroke(**drawn), client=client, model=model)
+
+
+def _box(session: Session, *, top: int, left: int, bottom: int, right: int, **more: Any) -> int:
+    return session.box(rectangle=(top, left, bottom, right), **more)
+
+
+ACTIONS: dict[str, tuple[type[BaseModel], Callable[..., int | None]]] = {
+    "stroke": (Drawing, _draw),
+    "fill": (Filling, Session.fill),
+    "box": (Boxing, _box),
+    "undo": (Undoing, Session.undo),
+    "accept": (Accepting, Session.accept),
+    "skip": (Skipping, Session.skip),
+    "train": (Training, Session.train),
+}
+"""The body and the deed of each POST to /v1/label/..., by its name."""
 
 
 class LabelService:
@@ -239,90 +261,42 @@ async def mask(query: Annotated[Part, Query()], service: Parts) -> Response:
     return Response(png, media_type="image/png", headers=headers)
 
 
-Route = Callable[[Request], Awaitable[dict[str, Any]]]
+def _post(path: str, kind: type[BaseModel], work: Callable[..., int | None]) -> None:
+    """Register the route of an action, whose body it reads itself, within its limits."""
 
+    async def act(request: Request) -> dict[str, Any]:
+        service: LabelService = request.app.state.service
+        chunks = chunks_of(request, max_bytes=_MOST_BODY, limits=service.limits)
+        data = b"".join([chunk async for chunk in chunks])
+        try:
+            body = kind.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the body"
+            raise Refusal(422, "bad_parameter", f"{where[:60]}: {first['msg'][:160]}.") from None
+        try:
+            return {"line": await asyncio.to_thread(work, service.session, **dict(body))}
+        except ChangedError as error:
+            raise Refusal(409, "changed", f"{error}.") from None
+        except OutputError:
+            told = "The disk refused it; nothing was lost: make room on it, and draw on."
+            raise Refusal(507, "storage", told) from None
 
-def _posting(path: str, kind: type[BaseModel]) -> Callable[[Route], Route]:
-    """Register a route that takes a body of a kind, which it reads itself, within its limits."""
     content = {"application/json": {"schema": kind.model_json_schema()}}
-    extra = {"requestBody": {"required": True, "content": content}}
-    return router.post(f"/v1/label/{path}", tags=["label"], responses=_CHANGED, openapi_extra=extra)
+    router.add_api_route(
+        f"/v1/label/{path}",
+        act,
+        methods=["POST"],
+        name=path,
+        description=kind.__doc__,
+        tags=["label"],
+        responses={**DOCUMENTED, **documented(409)},
+        openapi_extra={"requestBody": {"required": True, "content": content}},
+    )
 
 
-async def _read(request: Request, kind: type[B]) -> tuple[B, Session]:
-    service: LabelService = request.app.state.service
-    chunks = chunks_of(request, max_bytes=_MOST_BODY, limits=service.limits)
-    data = b"".join([chunk async for chunk in chunks])
-    try:
-        return kind.model_validate_json(data), service.session
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise Refusal(422, "bad_parameter", f"{where[:60]}: {first['msg'][:160]}.") from None
-
-
-async def _done(work: Callable[..., int | None], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Do it in a thread, and tell the line of the log that it became."""
-    try:
-        return {"line": await asyncio.to_thread(work, *args, **kwargs)}
-    except ChangedError as error:
-        raise Refusal(409, "changed", f"{error}.") from None
-
-
-@_posting("stroke", Drawn)
-async def stroke(request: Request) -> dict[str, Any]:
-    """Keep a stroke; the answer comes when it is on the disk."""
-    body, session = await _read(request, Drawn)
-    if body.tool not in {"brush", "polygon"}:
-        raise Refusal(422, "bad_parameter", "Strokes are of the tools brush and polygon.")
-    points = tuple(body.points)
-    drawn = Stroke(tool=body.tool, value=body.value, points=points, radius=body.radius)
-    return await _done(session.add_stroke, body.name, drawn, client=body.client, model=body.model)
-
-
-@_posting("fill", Filling)
-async def fill(request: Request) -> dict[str, Any]:
-    """Give a value to the area around a point that is shown alike."""
-    body, session = await _read(request, Filling)
-    place = (body.x, body.y)
-    return await _done(session.fill, body.name, *place, body.value, client=body.client)
-
-
-@_posting("box", Boxed)
-async def box(request: Request) -> dict[str, Any]:
-    """Give a value to the thing in a box, whose outline is found."""
-    body, session = await _read(request, Boxed)
-    sides = (body.top, body.left, body.bottom, body.right)
-    return await _done(session.box, body.name, sides, body.value, client=body.client)
-
-
-@_posting("undo", Undoing)
-async def undo(request: Request) -> dict[str, Any]:
-    """Take back the last stroke or decision on an image, or bring it back."""
-    body, session = await _read(request, Undoing)
-    return await _done(session.undo, body.name, redo=body.redo, client=body.client)
-
-
-@_posting("accept", Accepting)
-async def accept(request: Request) -> dict[str, Any]:
-    """Keep what is shown as the image's mask; refused where something else is shown by now."""
-    body, session = await _read(request, Accepting)
-    facts = {"seen": body.seen, "version": body.version, "empty": body.empty}
-    return await _done(session.accept, body.name, client=body.client, **facts)
-
-
-@_posting("skip", Body)
-async def skip(request: Request) -> dict[str, Any]:
-    """Leave an image out."""
-    body, session = await _read(request, Body)
-    return await _done(session.skip, body.name, client=body.client)
-
-
-@_posting("train", Training)
-async def train(request: Request) -> dict[str, Any]:
-    """Begin to train for real, with a budget in minutes; the status tells how far it is."""
-    body, session = await _read(request, Training)
-    return await _done(session.train, body.minutes)
+for _path, (_kind, _work) in ACTIONS.items():
+    _post(_path, _kind, _work)
 
 
 class _Tiles:

@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float32, Num, UInt8
 from binseg.errors import ImageError
 from binseg.imageio import ImageInfo, encode_image
 from binseg.imageio.cage import Cage
+from binseg.imageio.metadata import PixelSize
+from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import ModelPredictor
 from binseg.inference.quality import Quality
 from binseg.report import for_display
@@ -26,7 +28,6 @@ from binseg.serve.model_registry import ServedModel
 from binseg.serve.refusals import Refusal
 from binseg.transforms.geometry import plan, resize_image
 from binseg.transforms.preprocess import prepare, reduction
-from binseg.types import Preprocessing
 
 _MOST_OUTLINE = 4_000_000  # Pixel sides of outlines in JSON; noise has more, and takes minutes
 _MOST_SIDE = 4096  # Longest side of a preview; browsers refuse canvases that are much larger
@@ -89,12 +90,11 @@ class Pipeline:
         judges = wanted.quality and predictor.judge is not None
         self.num_coming += 1
         try:
-            image_HWC, facts, inputs_NHWC = await self.in_thread(
+            predictor, image_HWC, facts, inputs_NHWC = await self.in_thread(
                 take_in,
                 self.cage,
-                sent.data,
-                predictor.preprocessing,
-                name=sent.name,
+                sent,
+                predictor,
                 limits=self._limits,
                 reserved=reserved,
                 keeps="whole"
@@ -116,6 +116,7 @@ class Pipeline:
             "X-Binseg-Threshold": repr(predictor.threshold),
             "X-Binseg-Size": f"{width}x{height}",
             "X-Binseg-Seconds": f"{time.perf_counter() - start:.4f}",
+            **_pixel_header(facts["pixel_size"]),
             **quality_header(quality),
         }
         return Response(data, media_type=media, headers=headers)
@@ -147,22 +148,27 @@ def _check_header(info: ImageInfo, *, name: str, limits: Limits) -> None:
 
 def take_in(
     cage: Cage,
-    data: bytes,
-    preprocessing: Preprocessing,
+    sent: Upload,
+    predictor: ModelPredictor,
     *,
-    name: str,
     limits: Limits,
     reserved: Reservation,
     keeps: str | None,
-) -> tuple[Num[np.ndarray, "H W C"], dict[str, Any], UInt8[np.ndarray, "N H W C"]]:
+) -> tuple[ModelPredictor, Num[np.ndarray, "H W C"], dict[str, Any], UInt8[np.ndarray, "N H W C"]]:
     """Decode an image and make the model's inputs; its pixels are counted beforehand.
 
-    Gives the image whole, reduced as the model takes it, or black where it isn't to be kept; its
-    other facts are those of a Prediction. Raises Refusal and ImageError.
+    Gives the predictor for the size of its pixels, and the image whole, reduced as the model takes
+    it, or black where it isn't to be kept; its other facts are those of a Prediction. Raises
+    Refusal and ImageError.
     """
-    with cage.open(data, name=name, any_page=True) as opened:
+    name = sent.name
+    with cage.open(sent.data, name=name, any_page=True) as opened:
         info = opened.info()
         _check_header(info, name=name, limits=limits)
+        pixel_size = opened.pixel_size()
+        fit = predictor.scaled_to(pixel_size, PredictOptions())
+        assert isinstance(fit, ModelPredictor)
+        preprocessing = fit.preprocessing
         placements = plan(info.height, info.width, preprocessing)
         num_inputs = len(placements)
         input_pixels = num_inputs * placements[0].height * placements[0].width
@@ -179,13 +185,19 @@ def take_in(
         by = reduction(size, preprocessing)
         image_HWC, valid_HW = opened.reduced(by), opened.valid()
         inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name, size=size)
-        facts = {"size": size, "name": name, "valid_HW": valid_HW}
+        facts: dict[str, Any] = {"size": size, "name": name, "valid_HW": valid_HW}
+        facts["pixel_size"] = pixel_size
         if keeps == "whole":
             image_HWC = image_HWC if image_HWC.shape[:2] == size else opened.image()
             facts["cover"] = opened.cover()
     if keeps is None:
         image_HWC = np.broadcast_to(np.uint8(0), (*size, 1))
-    return image_HWC, facts, inputs_NHWC
+    return fit, image_HWC, facts, inputs_NHWC
+
+
+def _pixel_header(found: PixelSize | None) -> dict[str, str]:
+    """Say how wide and tall a pixel is, in micrometres, where the file does."""
+    return {"X-Binseg-Pixel-Um": f"{found.width:g}x{found.height:g}"} if found else {}
 
 
 def quality_header(found: Quality | None) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Every way of saying no: a status, a stable code for programs, one plain sentence for people."""
 
 import logging
-import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,7 +64,7 @@ _REASONS = {
     415: "a body of another kind",
     422: "not an image that can be read, or a parameter out of range",
     429: "the server is busy: try again after the seconds in Retry-After",
-    503: "the server isn't ready, or can't write its table of jobs at the moment",
+    503: "the server isn't ready, or is being stopped",
 }
 Documented = dict[int | str, dict[str, Any]]
 
@@ -113,21 +112,12 @@ def add_handlers(app: FastAPI) -> None:
                 reason = _sentence(_REASONS.get(error.status_code, str(error.detail)))
                 code = str(error.detail).lower().replace(" ", "_")
                 return Refusal(error.status_code, code, reason, headers=error.headers).response()
-            case sqlite3.Error():  # locked by others, or a full disk
-                return Refusal(
-                    503,
-                    "storage",
-                    "The server can't write its table of jobs at the moment; try again later.",
-                    headers={"Retry-After": "5"},
-                ).response()
             case ClientDisconnect():
                 return Response(status_code=400)  # nobody reads it
         return Refusal(500, "internal", "A bug of the server, not your mistake.").response()
 
-    for kind in (
-        Refusal, BinsegError, RequestValidationError, HTTPException, sqlite3.Error,
-        ClientDisconnect, Exception,
-    ):  # fmt: skip
+    ours = (Refusal, BinsegError, RequestValidationError, HTTPException, ClientDisconnect)
+    for kind in (*ours, Exception):
         app.add_exception_handler(kind, refuse)
 
 

@@ -46,6 +46,8 @@ def computes_bf16(device: torch.device) -> bool:
     """Tell whether the device multiplies bf16 in hardware; software bf16 is slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":  # only newer ones do, and torch doesn't say which
+        return False
     return runtimes.computes_bf16()
 
 

@@ -3,8 +3,6 @@
 A tracker that is missing or fails is told, and training goes on.
 """
 
-import csv
-import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,11 +90,7 @@ class EpochLog(Stateful):
         """Write the whole of metrics.csv: a kill can't leave half a line. Raises OutputError."""
         if not self._writes:
             return
-        table = io.StringIO()
-        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.history)
-        storage.write_text(self._path, table.getvalue())
+        storage.write_text(self._path, storage.csv_text(self.history, COLUMNS))
 
     def look_for_symptoms(self, scores: ValidationScores) -> None:
         """Say where an epoch's predictions show that nothing is learnt."""

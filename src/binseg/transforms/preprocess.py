@@ -37,17 +37,19 @@ _PERCENTILE_VALUES = 1 << 22
 """Percentiles of larger images are taken from evenly spaced pixels, about this many values."""
 
 
-def reduction(size: Size, preprocessing: Preprocessing) -> int:
+def reduction(size: Size, preprocessing: Preprocessing | None) -> int:
     """Tell over how many pixels a side an image of 8 bits is averaged before it is resized.
 
     A power of two, for images that become one input and stay at least twice as large as it. JPEG's
-    decoder averages at no cost (`read_reduced`); everyone else averages squares of pixels.
+    decoder averages at no cost (`read_reduced`); everyone else averages squares of pixels. None
+    stands for several models of different inputs.
 
     >>> reduction((3000, 4000), Preprocessing()), reduction((1000, 4000), Preprocessing())
     (4, 1)
     """
-    is_plain = preprocessing.intensity == "dtype" and preprocessing.nodata is None
-    if preprocessing.resize == "tile" or not is_plain:
+    if preprocessing is None or preprocessing.resize == "tile":
+        return 1
+    if preprocessing.intensity != "dtype" or preprocessing.nodata is not None:
         return 1
     target = plan(*size, preprocessing)[0].target
     times = min(size[0] // target.height, size[1] // target.width) // LEAST_LEFT

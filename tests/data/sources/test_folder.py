@@ -455,7 +455,7 @@ def test_other_files_are_ignored_and_said(fill: Fill, tmp_path: Path) -> None:
     (tmp_path / "images" / ".DS_Store").write_text("x")
     (tmp_path / "masks" / "Thumbs.db").write_text("x")
     data = opened(tmp_path)
-    assert "ignored 1 files that are not images: images/notes.txt" in data.notes
+    assert "ignored 1 file that is not an image: images/notes.txt" in data.notes
 
 
 def test_stacks_become_pages_in_blocks(save: Save, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from .server import Service
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
-PATIENCE_S = 20
+PATIENCE_S = 60  # of a machine that has other things to do
 Open = Callable[..., Any]
 _GIVE = """([files, kind]) => {
   const transfer = new DataTransfer();

@@ -123,16 +123,17 @@ def test_accessibility(open_page: Open, axe: str, size: dict[str, int], scheme: 
     tab.locator("#example-list button").first.wait_for()
     tab.evaluate(axe)
     if scheme == "light":
-        assert _violations(tab) == []
+        assert violations(tab) == []
     show(tab, png())
     tab.locator("#wipe").click()
     if scheme == "dark":
-        assert _violations(tab) == []
+        assert violations(tab) == []
     give(tab, TEXT)
     tab.locator("#trouble").wait_for()
-    assert _violations(tab) == []
+    assert violations(tab) == []
 
 
-def _violations(tab: Any) -> list[str]:
+def violations(tab: Any) -> list[str]:
+    """What axe-core finds wrong with the page as it is."""
     found = tab.evaluate("axe.run(document).then(result => result.violations)")
     return [f"{one['id']}: {node['html'][:160]}" for one in found for node in one["nodes"]]

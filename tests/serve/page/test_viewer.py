@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from .drawings import HEIGHT, WIDTH, draw_discs, encode, png
@@ -11,17 +12,24 @@ from .driving import Open, set_level, settle, show, until
 
 
 def test_what_browsers_cannot_show(open_page: Open) -> None:
-    """A 16-bit TIFF is seen by the server's preview; a turned photo has its turned size."""
+    """A 16-bit TIFF is seen by the server's preview, in its units; a turned photo as meant."""
     tab = open_page()
     deep = draw_discs()[:, :, 0].astype(np.uint16) * 16
     exif = _turned()
-    show(tab, ("cells.tif", "image/tiff", encode(deep, "TIFF")), ("photo.jpg", "image/jpeg", exif))
+    scale = {"resolution_unit": "cm", "x_resolution": 20_000, "y_resolution": 10_000}
+    cells = encode(deep, "TIFF", **scale)
+    show(tab, ("cells.tif", "image/tiff", cells), ("photo.jpg", "image/jpeg", exif))
     until(tab, "document.querySelectorAll('.tile.drawn').length === 2")
-    assert f"of {WIDTH} \u00d7 {HEIGHT}" in tab.locator("#facts").text_content()
+    facts = tab.locator("#facts").text_content()
+    assert f"of {WIDTH} \u00d7 {HEIGHT}" in facts
+    real, pixels = re.match(r"([0-9,.]+) \u00b5m\u00b2: ([0-9,]+) px of", facts).groups()  # type: ignore[union-attr]
+    assert float(real.replace(",", "")) == pytest.approx(int(pixels.replace(",", "")) / 2, rel=1e-3)
     assert _colours(tab) > 20
     tab.locator(".tile").nth(1).click()
     settle(tab)
-    assert f"of {HEIGHT} \u00d7 {WIDTH}" in tab.locator("#facts").text_content()
+    facts = tab.locator("#facts").text_content()
+    assert f"of {HEIGHT} \u00d7 {WIDTH}" in facts
+    assert "\u00b5m" not in facts
 
 
 def _turned() -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, NoReturn
 
-from binseg.data.dataset import name_some
+from binseg.data.dataset import counted, name_some
 from binseg.errors import DataError
 from binseg.imageio import IMAGE_SUFFIXES
 from binseg.storage import read_bytes, read_text
@@ -87,7 +87,8 @@ def ignored_note(files: Iterable[Path], root: Path) -> tuple[str, ...]:
     names = [path.relative_to(root).as_posix() for path in files]
     if not names:
         return ()
-    return (f"ignored {len(names)} files that are not images: {name_some(names)}",)
+    ignored = counted(len(names), "file that is not an image", "files that are not images")
+    return (f"ignored {ignored}: {name_some(names)}",)
 
 
 def inside(folder: Path, name: str) -> Path | None:

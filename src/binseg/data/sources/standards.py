@@ -79,11 +79,11 @@ def read_yolo(found: tuple[Path, dict[str, Any]], _: Path, config: DataConfig) -
                 problems.append(f"{image.name}: {error}")
                 continue
             items.append(Annotated(name=image.name, path=image, shapes=shapes, split=split))
-    found = findings_of(items, home, config, problems=problems)
+    findings = findings_of(items, home, config, problems=problems)
     if {len(one.rings[0]) for item in items for one in item.shapes} != {4}:
-        return found
+        return findings
     note = "all segments have four corners: if they are boxes (OBB), the masks are boxes"
-    return replace(found, notes=(*found.notes, note))
+    return replace(findings, notes=(*findings.notes, note))
 
 
 def _yolo_images(home: Path, content: Mapping[str, Any], split: Split) -> Iterator[Path]:

@@ -92,10 +92,10 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
         )
         for image, several in drawn.items()
     ]
-    found = findings_of(items, root, config, problems=problems)
+    findings = findings_of(items, root, config, problems=problems)
     told = f"along the rows, as {num} outlines tell" if by_rows else "down the columns"
     doubt = " (their outlines don't tell it: look at them)" if by_rows is None else ""
-    return replace(found, notes=(f"run lengths go {told}{doubt}", *found.notes))
+    return replace(findings, notes=(f"run lengths go {told}{doubt}", *findings.notes))
 
 
 def _go_along_rows(image: Path, several: Sequence[tuple[list[int], str]]) -> bool | None:

@@ -30,6 +30,3 @@ def model_of(path: str | Path) -> Path | None:
 def photo_path() -> Path:
     """Give the path of the photo of a cat that the demo shows the model on."""
     return Path(__file__).parent / "cat.jpg"
-
-
-BUILT_IN = {NAME: default_bundle_path()}  # models that go by a name (`binseg train --from pets`)

@@ -117,10 +117,10 @@ def _choose_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            "device cuda: this torch sees no CUDA GPU; take --device cpu, or install a CUDA build"
+            "--device cuda: torch sees no CUDA GPU here; take cpu, or install a CUDA build of torch"
         )
     if device == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("device mps: this torch sees no Apple GPU; take --device cpu")
+        raise UsageError("--device mps: torch sees no Apple GPU here; take cpu")
     return device
 
 
@@ -173,7 +173,6 @@ def _build(bundle: Bundle) -> nn.Module:
 def _check_fit(
     bundle: Bundle, expected: Mapping[str, torch.Tensor], weights: Mapping[str, np.ndarray]
 ) -> None:
-    """Compare names, shapes and types of the weights with those of the network."""
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is not in the network" for name in weights if name not in expected]
     for name in expected.keys() & weights.keys():

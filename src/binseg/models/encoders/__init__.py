@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from binseg.config.named_models import Option
-from binseg.errors import DataError, MissingExtraError, UsageError
+from binseg.errors import DataError, MissingExtraError, UsageError, one_line
 from binseg.models.encoders.convolutional import (
     EFFICIENTNET,
     MOBILENET_V2,
@@ -48,11 +48,11 @@ class TimmEncoder(Encoder):
                 name, pretrained=pretrained, features_only=True, in_chans=in_channels
             )
         except RuntimeError as error:
-            raise UsageError(f"timm:{name} can't be an encoder: {_line(error)}") from error
+            raise UsageError(f"timm:{name} can't be an encoder: {one_line(str(error))}") from error
         except OSError as error:
             raise DataError(
-                f"timm's weights of {name} can't be fetched ({_line(error)}); go online once, or "
-                "leave encoder_weights out"
+                f"timm's weights of {name} can't be fetched ({one_line(str(error))}); go online "
+                "once, or leave encoder_weights out"
             ) from error
         facts = self.features.feature_info
         self.channels = tuple(facts.channels())
@@ -71,10 +71,6 @@ class TimmEncoder(Encoder):
         """Return one map per stage, finest first."""
         maps: tuple[Tensor, ...] = tuple(self.features(images_BCHW))
         return maps
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 TIMM = "timm:"  # encoders that begin so are networks of timm
@@ -112,7 +108,6 @@ _LITE = "arXiv 1905.11946, without squeeze-and-excitation"
 
 
 def _lite(**scales: float) -> Callable[..., Encoder]:
-    """Build an EfficientNet-Lite of scaled stages."""
     return partial(MobileEncoder, stages=scaled_stages(EFFICIENTNET, **scales), tensorflow=True)
 
 

@@ -116,7 +116,6 @@ class _PickedConv2d(nn.Conv2d):
     """A 1x1 convolution of a stride: every so many pixels, then the convolution of stride 1."""
 
     def forward(self, maps_BChw: Tensor) -> Tensor:
-        """Return the same numbers as the strided convolution."""
         tall, wide = self.stride
         return functional.conv2d(maps_BChw[:, :, ::tall, ::wide], self.weight, self.bias)
 
@@ -214,7 +213,6 @@ class _DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(inner, growth, 3, padding=1, bias=False)
 
     def forward(self, maps_BChw: Tensor) -> Tensor:
-        """Return the new channels behind the old ones."""
         inner = self.conv1(functional.relu(self.norm1(maps_BChw)))
         new = self.conv2(functional.relu(self.norm2(inner)))
         return torch.cat((maps_BChw, new), dim=1)
@@ -308,7 +306,6 @@ class _SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: the odd pixel goes to the right and below."""
 
     def forward(self, maps_BChw: Tensor) -> Tensor:
-        """Return maps at 1/stride of the size, rounded up."""
         pads: list[int] = []
         for side in (-1, -2):
             stride, kernel = self.stride[side], self.kernel_size[side]

@@ -116,11 +116,13 @@ async function post(path, body, query, signal) {
 
 const qualityOf = (response) => JSON.parse(response.headers.get("X-Binseg-Quality") ?? "null");
 
-/** An image's probability: {blob: 8-bit grey PNG, seconds, quality or null}. */
+/** An image's probability: {blob: 8-bit grey PNG, seconds, quality or null, um2: a pixel's area or NaN}. */
 export async function getProbability(file, model, signal) {
   const response = await post("v1/predict", file, { model, output: "probability" }, signal);
+  const [width, height] = (response.headers.get("X-Binseg-Pixel-Um") ?? "x").split("x").map(Number.parseFloat);
+  const seconds = Number.parseFloat(response.headers.get("X-Binseg-Seconds") ?? "");
   try {
-    return { blob: await response.blob(), seconds: Number.parseFloat(response.headers.get("X-Binseg-Seconds") ?? ""), quality: qualityOf(response) };
+    return { blob: await response.blob(), seconds, quality: qualityOf(response), um2: width * height };
   } catch (error) {
     throw asTrouble(error);
   }

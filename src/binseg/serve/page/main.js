@@ -13,7 +13,7 @@ import { Settings } from "./settings.js";
 import { Shown } from "./shown.js";
 import { listenTheme } from "./theme.js";
 import { Viewer } from "./viewer.js";
-import { bytes, percent, whole, zoomed } from "./words.js";
+import { area as areaOf, bytes, percent, whole, zoomed } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const INVITATION = matchMedia("(pointer: coarse)").matches ? "Choose or take an image" : "Drop images here";
@@ -175,9 +175,10 @@ function showMeasure({ width, height, area, count }) {
     $("objects-label").textContent = count === 1 ? "object" : "objects";
     announce(`${$("image-name").textContent}: ${percent(area / (width * height))} of the image, ${whole(count)} ${count === 1 ? "object" : "objects"}.`);
   }
-  const seconds = queue.current?.prediction?.seconds;
+  const { seconds, um2 } = queue.current?.prediction ?? {};
   const took = seconds >= 0 ? ` · ${seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`}` : "";
-  $("facts").textContent = `${whole(area)} px of ${width} × ${height}${took}`;
+  const real = um2 > 0 ? `${areaOf(area * um2)}: ` : "";
+  $("facts").textContent = `${real}${whole(area)} px of ${width} × ${height}${took}`;
   $("share").dataset.pixels = String(area);
 }
 

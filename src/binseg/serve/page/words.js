@@ -15,6 +15,12 @@ export function percent(share) {
   return `${value.toFixed(value < 10 && value > 0 ? 2 : 1)} %`;
 }
 
+/** Square micrometres as µm², from 0.1 mm² on as mm². */
+export function area(um2) {
+  const [value, unit] = um2 < 1e5 ? [um2, "µm²"] : [um2 / 1e6, "mm²"];
+  return `${value.toLocaleString("en", { maximumSignificantDigits: 4 })} ${unit}`;
+}
+
 /** 1234567 as "1,234,567". */
 export const whole = (count) => count.toLocaleString("en");
 

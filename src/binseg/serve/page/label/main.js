@@ -24,6 +24,7 @@ let hidden = false;
 const queue = []; // what the server hasn't kept yet
 let sending = false;
 let asked = 0;
+let deciding = false; // a second Enter is not for the image that comes next
 
 /* --- sending, in order, until it is kept --- */
 
@@ -61,6 +62,7 @@ async function work() {
       if (waits) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       else {
         note(trouble.message, true);
+        deciding = false;
         easel.pending = [];
         await look();
       }
@@ -103,6 +105,7 @@ function later(action) {
 }
 
 async function openImage(name) {
+  deciding = false;
   if (!name) return note("All images are labelled or skipped.");
   $("working").hidden = false;
   try {
@@ -155,9 +158,10 @@ async function look({ fine = false } = {}) {
     const seen = Number(heard("Line"));
     image.line = Math.max(image.line, seen);
     image.version = Number(heard("Version"));
+    image.fine = heard("Fine") === "1";
     easel.setOverlay(coloured(bitmap, { done: image.state === "done" }), { level, ...box }, seen);
     showEngine(heard("Engine"), Number(heard("Seconds")), Number(heard("Share")));
-    if (heard("Fine") === "0") later(() => look({ fine: true }));
+    if (!image.fine) later(() => look({ fine: true }));
   } catch (error) {
     const trouble = asTrouble(error);
     if (trouble.kind === "token") askToken();
@@ -212,20 +216,21 @@ function undo(redo) {
 }
 
 function decide(path, body) {
-  if (!image) return;
+  if (!image || deciding) return;
+  deciding = true;
   if (easel.stroke) easel.finish();
   const after = image.name;
-  // Strokes that are on their way change what was seen: their answer comes first.
   const go = () => send(path, path === "accept" ? { ...body, seen: image.line, version: body.empty ? null : image.version } : body, async () => {
     await poll();
     await openImage((await get("next", { after })).name);
   });
-  if (queue.length) settled(go);
-  else go();
+  settled(go, path === "accept" && !body.empty);
 }
 
-async function settled(action) {
+/** Strokes that are on their way, and the finest answer to them, change what is seen: they come first. */
+async function settled(action, fine) {
   while (queue.length || sending) await new Promise((resolve) => setTimeout(resolve, 20));
+  for (let tries = 0; fine && tries < 3 && !image.fine; tries += 1) await look({ fine: true });
   action();
 }
 
