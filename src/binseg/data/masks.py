@@ -440,7 +440,7 @@ def _grey(labels: Labels, *, is_soft: bool = False) -> Integer[np.ndarray, "H W"
 def _coloured(labels: Labels) -> Integer[np.ndarray, "H W"]:
     """Pack colours into 0xRRGGBB, so that one number stands for one colour."""
     wide = labels.astype(np.int64)
-    return wide * GREY if wide.ndim == 2 else wide @ (1 << 16, 1 << 8, 1)
+    return wide * GREY if wide.ndim == 2 else np.asarray(wide @ (1 << 16, 1 << 8, 1))
 
 
 def _values_of(values: Integer[np.ndarray, "..."]) -> set[int]:

@@ -233,13 +233,14 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
             f"{some} that is marked as transparency but varies like data: it is kept "
             f"(input.channels={max(one.channels for one in infos)})"
         )
-    looked, soft, num_held = spread(records, NUM_DECODED), [], 0
+    looked, num_held = spread(records, NUM_DECODED), 0
+    soft: list[float] = []  # Share of each transparency that is neither least nor full
     nodata = records[0].nodata if records else None
     for record in looked:
         with contextlib.suppress(ImageError):  # reading the samples will name it
             opacity_HW, _ = read_cover(record.image_path, page=record.page)
             if opacity_HW is not None and (least := opacity_HW.min()) < 255:
-                soft.append(((opacity_HW > least) & (opacity_HW < opacity_HW.max())).mean())
+                soft.append(float(((opacity_HW > least) & (opacity_HW < opacity_HW.max())).mean()))
             if nodata is not None:
                 image_HWC = read_image(record.image_path, page=record.page)
                 num_held += bool(missing_in(image_HWC, nodata).any())

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from binseg.config.recipe import AugmentConfig
 
@@ -111,7 +112,7 @@ def resolve_preset(config: AugmentConfig) -> Preset:
         # With quarter turns, angles up to 45 degrees reach every direction alike.
         preset = replace(preset, flip=0.5, flip_vertical=0.5, quarter_turn=1.0, rotate=45.0)
     named = ("rotate", "elastic", "gamma", "invert", "grey", "noise", "blur")
-    own = {"scale": config.zoom, **{name: getattr(config, name) for name in named}}
+    own: dict[str, Any] = {"scale": config.zoom, **{name: getattr(config, name) for name in named}}
     own = {name: value for name, value in own.items() if value is not None}
     for name in _CHANCE_OF.keys() & own.keys():
         own[_CHANCE_OF[name]] = getattr(preset, _CHANCE_OF[name]) or CHANCE
