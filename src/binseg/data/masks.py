@@ -18,7 +18,6 @@ from binseg.types import Record
 
 RuleKind = Literal["values", "threshold", "trimap", "polygons"]
 _READ_AS: Mapping[ReadAs, str] = {
-    "colours": "",
     "indices": " (indices of the palette, as in Pascal VOC)",
     "alpha": " (values of the transparency: what is opaque is the object)",
 }
@@ -30,9 +29,8 @@ NEAR, MOST_BETWEEN = 40, 0.03
 """JPEG moves 0 and 255 by less than the first, except at edges, which have this share of pixels."""
 GREY = 0x010101  # a grey level times this is the same grey as a colour 0xRRGGBB
 MOST_CLASSES = 32  # more colours in a palette are the soft edges of an adaptive one
-LOSSY, NEAR_GREY = {"JPEG", "WEBP", "AVIF", "HEIF", "JPEG2000"}, 24
-"""Formats that may blur, and by how much the channels of a grey differ then."""
-NUM_COVERS = 8  # Masks whose transparency is looked at
+LOSSY = {"JPEG", "WEBP", "AVIF", "HEIF", "JPEG2000"}  # Formats that may blur
+NEAR_GREY = 24  # Most by which the channels of a grey differ then
 MOST_TOUCHING = 0.2
 """Edges between 1 and 2 for each one at a 3, up to which 3 is a border that lies between them."""
 TRIMAP = frozenset({1, 2, 3})  # Oxford-IIIT Pet: 1 object, 2 background, 3 border between them
@@ -92,13 +90,13 @@ class MaskRule:
             if self.between is not None:
                 left = f"{self.between:.2%} of the pixels in between"
                 blurred = f" (JPEG or the like, whose blur leaves {left})"
-            read_as = _READ_AS[self.read_as]
+            read_as = _READ_AS.get(self.read_as, "")
             return f"values above {self.threshold} are foreground{blurred}{ignored}{read_as}"
         assert self.foreground is not None
         if self.border is not None:
             return f"trimap: 1 foreground, 2 background, 3 (border) counts as {self.border}"
         background = "all else" if self.background is None else self._name(self.background)
-        read_as = _READ_AS[self.read_as]
+        read_as = _READ_AS.get(self.read_as, "")
         if self.white_is_zero:
             read_as += " (TIFFs whose tag says that white is zero were turned round)"
         named = f"{self._name(self.foreground)} foreground, {background} background"
@@ -245,13 +243,11 @@ def _ambiguous(found: "Scan", values: frozenset[int]) -> str:
         few = f"{num} masks" if num > 1 else "one mask"
         where = f"; {found.name([odd])} is in {few} only ({path.name}: a slip?)"
     chosen = _flag("foreground", f"[{found.name([usual])}]")
+    all_above = ""
     if not found.colour and 255 in values and usual != 255:
         chosen += f" {_flag('ignore', '[255]')}"
-    all_above = (
-        ", or data.threshold=0 if all above 0 are"
-        if not found.colour and min(values) == 0 and 255 not in values
-        else ""
-    )
+    elif not found.colour and min(values) == 0 and 255 not in values:
+        all_above = ", or data.threshold=0 if all above 0 are"
     return (
         f"the masks hold {noun}{where}: which are foreground? Say it, for example {chosen}"
         f"{all_above} (in a recipe under data)"
@@ -317,9 +313,7 @@ def _means_indices(records: Sequence[Record], config: DataConfig) -> bool:
     unless their order differs from file to file.
     """
     asked = {*(config.foreground or ()), *(config.ignore or ())}
-    if any(value > 255 for value in asked):
-        return False
-    colour_of = _colour_of_index(records)
+    colour_of = None if max(asked, default=0) > 255 else _colour_of_index(records)
     if colour_of is None or colour_of.get(0, 0) != 0:
         return False
     colours = set(colour_of.values())
@@ -347,7 +341,7 @@ def _colour_of_index(records: Sequence[Record]) -> dict[int, int] | None:
 def _means_alpha(records: Sequence[Record]) -> bool:
     """Tell whether masks are drawn in transparency: over one colour, or as cut-outs of photos."""
     colours, is_drawn = set[int](), False
-    for record in records[:: max(1, len(records) // NUM_COVERS)]:
+    for record in records[:: max(1, len(records) // 8)]:
         with contextlib.suppress(ImageError):  # the scan names it
             opacity_HW, _ = read_cover(record.mask_paths[0], page=record.page)
             if opacity_HW is None:
@@ -363,11 +357,8 @@ def _voc_colour(index: int) -> int:
     >>> [f"{_voc_colour(index):06X}" for index in (0, 1, 2, 15)]
     ['000000', '800000', '008000', 'C08080']
     """
-    colour = 0
-    for bit in range(8):
-        for channel, shift in enumerate((16, 8, 0)):
-            colour |= (index >> (3 * bit + channel) & 1) << (7 - bit) << shift
-    return colour
+    bits = ((bit, channel) for bit in range(8) for channel in range(3))
+    return sum((index >> (3 * bit + at) & 1) << (7 - bit) << (16 - 8 * at) for bit, at in bits)
 
 
 def _scan(records: Sequence[Record], progress: Progress, read_as: ReadAs) -> Scan:
@@ -449,14 +440,11 @@ def _grey(labels: Labels, *, is_soft: bool = False) -> Integer[np.ndarray, "H W"
 def _coloured(labels: Labels) -> Integer[np.ndarray, "H W"]:
     """Pack colours into 0xRRGGBB, so that one number stands for one colour."""
     wide = labels.astype(np.int64)
-    if wide.ndim == 2:
-        return wide * GREY
-    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+    return wide * GREY if wide.ndim == 2 else np.asarray(wide @ (1 << 16, 1 << 8, 1))
 
 
 def _values_of(values: Integer[np.ndarray, "..."]) -> set[int]:
     """Give the values that are there."""
-    if values.dtype == np.uint8:
-        # Counting is ten times faster than sorting, and most masks are 8-bit.
+    if values.dtype == np.uint8:  # counting is ten times faster than sorting
         return set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
     return set(np.unique(values).tolist())

@@ -14,7 +14,7 @@ from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
 from binseg.imageio import probe, read_cover, read_image, read_labels, read_pixels, read_reduced
-from binseg.imageio.decoding import Opacity, both_valid, missing_in, swaps_sides, turn, without
+from binseg.imageio.decoding import both_valid, missing_in, swaps_sides, turn, without
 from binseg.transforms.preprocess import reduction
 from binseg.types import Preprocessing, Record, Sample, Shape
 
@@ -49,7 +49,7 @@ def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = No
         channel_HWC, also_HW = read_pixels(path, page=record.page)
         if channel_HWC.shape[:2] != (height, width):
             raise ImageError(
-                f"{path}: {_sizes_differ(record, channel_HWC.shape[:2], (height, width))}"
+                f"{path}: {sizes_differ(record, channel_HWC.shape[:2], (height, width))}"
             )
         image_HWC = np.concatenate([image_HWC, channel_HWC], axis=2)
         data_HW = both_valid(data_HW, also_HW)
@@ -64,7 +64,7 @@ def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = No
             in_pose(one, (height, width), record) for one in read_mask(record, rule)
         )
         if mask_HW.shape != (height, width):
-            sizes = _sizes_differ(record, mask_HW.shape, (height, width))
+            sizes = sizes_differ(record, mask_HW.shape, (height, width))
             raise ImageError(f"{_shown(record.mask_path, record)}: {sizes}")
     if data_HW is not None:
         valid_HW = valid_HW & data_HW
@@ -209,7 +209,7 @@ def read_mask(
         if mask_HW is None or valid_HW is None:
             mask_HW, valid_HW = marked_HW, counts_HW
         elif mask_HW.shape != marked_HW.shape:
-            raise ImageError(f"{path}: {_sizes_differ(record, marked_HW.shape, mask_HW.shape)}")
+            raise ImageError(f"{path}: {sizes_differ(record, marked_HW.shape, mask_HW.shape)}")
         else:
             mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
     assert mask_HW is not None
@@ -233,32 +233,26 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
             f"{some} that is marked as transparency but varies like data: it is kept "
             f"(input.channels={max(one.channels for one in infos)})"
         )
-    looked = spread([one for one in records if one.page is None], NUM_DECODED)
-    covers = [one for record in looked if (one := _cover_of(record.image_path)) is not None]
-    if covers := [one for one in covers if one.min() < 255]:
-        told = f"transparency is ignored ({len(covers)} of {len(looked)} images looked at have it)"
-        if any(((one > one.min()) & (one < one.max())).mean() > MOST_SOFT for one in covers):
+    looked, num_held = spread(records, NUM_DECODED), 0
+    soft: list[float] = []  # Share of each transparency that is neither least nor full
+    nodata = records[0].nodata if records else None
+    for record in looked:
+        with contextlib.suppress(ImageError):  # reading the samples will name it
+            opacity_HW, _ = read_cover(record.image_path, page=record.page)
+            if opacity_HW is not None and (least := opacity_HW.min()) < 255:
+                soft.append(float(((opacity_HW > least) & (opacity_HW < opacity_HW.max())).mean()))
+            if nodata is not None:
+                image_HWC = read_image(record.image_path, page=record.page)
+                num_held += bool(missing_in(image_HWC, nodata).any())
+    if soft:
+        told = f"transparency is ignored ({len(soft)} of {len(looked)} images looked at have it)"
+        if max(soft) > MOST_SOFT:
             told += "; it varies like a channel of data: save those as TIFF to keep it"
         notes.append(told)
-    if records and (value := records[0].nodata) is not None:
-        looked = spread(records, NUM_DECODED)
-        num = sum(_holds(record.image_path, record.page, value) for record in looked)
-        told = f"data.nodata: {value:g} is in {num} of {len(looked)} images looked at"
-        notes.append(f"{told}; such pixels don't count" if num else f"{told}: is it the right one?")
+    if nodata is not None:
+        told = f"data.nodata: {nodata:g} is in {num_held} of {len(looked)} images looked at"
+        notes.append(f"{told}; such pixels don't count" if num_held else f"{told}: is it right?")
     return notes
-
-
-def _cover_of(path: Path) -> Opacity | None:
-    with contextlib.suppress(ImageError):  # reading the sample will name it
-        if not probe(path).keeps_alpha:
-            return read_cover(path)[0]
-    return None
-
-
-def _holds(path: Path, page: int | None, value: float) -> bool:
-    with contextlib.suppress(ImageError):  # reading the sample will name it
-        return bool(missing_in(read_image(path, page=page), value).any())
-    return False
 
 
 def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
@@ -293,7 +287,8 @@ def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
     return f"the masks look inverted: in all of them {seen}{way_on}"
 
 
-def _sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
+def sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
+    """Say in what a mask's height and width differ from its image's, and what may be the cause."""
     text = (
         f"the mask is {of_mask[0]}x{of_mask[1]} (height x width), but its "
         f"image {record.image_path.name} is {of_image[0]}x{of_image[1]}"

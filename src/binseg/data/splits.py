@@ -6,7 +6,7 @@ A record without a split is left out on purpose: a page of a stack in the gap be
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -103,25 +103,14 @@ def read_contents(path: Path) -> dict[str, str]:
 
 def read_split(path: Path) -> dict[str, Split | None]:
     """Read a split file: each id's split, None for `none`; DataError with up to 5 problems."""
-    try:
-        data = read_bytes(path)
-        data.partition(b"\n")[0].decode("utf-8-sig")  # other encodings show in the first line
-        # Names of files may hold bytes that aren't UTF-8.
-        text = data.decode("utf-8-sig", errors="surrogateescape")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"{path}: the split file can't be read: {why}") from None
-    reader = csv.DictReader(io.StringIO(text))
+    # Names of files may hold bytes that aren't UTF-8.
+    reader = read_table(path, "split file", errors="surrogateescape")
     if not {"id", "split"} <= set(reader.fieldnames or ()):
         columns = name_some(reader.fieldnames or ["none"])
         raise DataError(f"{path}: needs the columns id, split; it has {columns}")
     split_of: dict[str, Split | None] = {}
     problems: list[str] = []
-    try:
-        rows = [*reader]
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num + 1} can't be read: {error}") from None
-    for line, row in enumerate(rows, 2):
+    for line, row in enumerate(rows_of(reader, path), 2):
         id_, name = row["id"] or "", row["split"] or ""
         split = parse_split(name)
         if split is None and name.strip().lower() != _LEFT_OUT:
@@ -131,6 +120,27 @@ def read_split(path: Path) -> dict[str, Split | None]:
     if problems:
         raise DataError(f"{path}: {name_some(problems)}")
     return split_of
+
+
+def read_table(path: Path, noun: str, *, errors: str = "strict") -> "csv.DictReader[str]":
+    """Open a UTF-8 table, parted by comma, semicolon or tab; DataError if it can't be read."""
+    try:
+        data = read_bytes(path)
+        first = data.partition(b"\n")[0].decode("utf-8-sig")  # other encodings show in it
+        text = data.decode("utf-8-sig", errors=errors)
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text; save it as CSV UTF-8"
+        raise DataError(f"{path}: the {noun} can't be read: {why}") from None
+    delimiter = max(",;\t", key=first.count)
+    return csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+
+
+def rows_of(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    """Give a table's rows; a `DataError` tells of a cell that no table of names has."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num + 1} can't be read: {error}") from None
 
 
 def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], str]:

@@ -17,16 +17,15 @@ from binseg.data.masks import MaskRule, detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.samples import looks_inverted
 from binseg.data.sources import open_dataset
-from binseg.data.sources.folder import pair_up, records_of_pair
+from binseg.data.sources.folder import names_of, pair_up, records_of_pair, split_lists
 from binseg.data.sources.layouts import find_parts
-from binseg.data.splits import assign_splits, parse_split, read_split
+from binseg.data.splits import assign_splits, read_split
 from binseg.datacheck.checks import make_finding
 from binseg.datacheck.near_duplicates import keep_together
 from binseg.errors import DataError, ImageError
-from binseg.imageio import IMAGE_SUFFIXES, read_labels
+from binseg.imageio import read_labels
 from binseg.progress import SILENT, Progress
-from binseg.storage import read_text
-from binseg.types import Finding, Record, Split
+from binseg.types import Finding, Record
 
 _NUM_SCANNED = 256
 
@@ -92,7 +91,8 @@ def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Findi
 
 def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]:
     parts, _ = find_parts(root)
-    split_of = _listed_splits(root)
+    lists = split_lists(root)  # lines about absent images do no harm here
+    split_of = {name: split for path, split in lists.items() for name in names_of(path)}
     records: list[Record] = []
     alone: dict[str, list[Path]] = defaultdict(list)
     findings: list[Finding] = []
@@ -119,23 +119,6 @@ def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]
             text = f"{counted(len(paths), f'{noun} has', f'{noun}s have')} no {partner}"
             add(f"no-{partner}-file", text, paths)
     return sorted(records, key=lambda record: record.id), findings
-
-
-def _listed_splits(root: Path) -> dict[str, Split]:
-    """Read train.txt, val.txt and test.txt; lines about absent images do no harm here."""
-    split_of: dict[str, Split] = {}
-    for path in sorted(root.glob("*.txt")):
-        split = parse_split(path.stem)
-        if split is not None:
-            lines = read_text(path, errors="replace").splitlines()
-            split_of |= {_stem(line): split for line in lines if line.strip()}
-    return split_of
-
-
-def _stem(line: str) -> str:
-    """Take an image's suffix off a name."""
-    path = Path(line.strip())
-    return str(path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path)
 
 
 def _rule(

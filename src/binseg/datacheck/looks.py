@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, labe
 from scipy.spatial import ConvexHull, QhullError
 
 from binseg.data.dataset import Dataset
-from binseg.data.samples import fill_outlines, in_pose
+from binseg.data.samples import fill_outlines, in_pose, sizes_differ
 from binseg.datacheck.alignment import agreement
 from binseg.datacheck.near_duplicates import (
     REDUCED_SIDE,
@@ -260,9 +260,9 @@ def _read_mask(
             turned |= probe(path).turned
             labels = read_labels(path, page=record.page, read_as=dataset.rule.read_as)
             labels = in_pose(labels, size, record)
-            code, told = "size", _sizes_differ(labels.shape[:2], size)
-            if not told:
-                code = "values"
+            code, told = "size", sizes_differ(record, labels.shape[:2], size)
+            if labels.shape[:2] == size:
+                code, told = "values", ""
                 marked_HW, counts_HW = dataset.rule.apply(labels)
         except ImageError as error:
             told = str(error)
@@ -271,14 +271,6 @@ def _read_mask(
             return None, np.ones(size, np.bool_), turned, Problem(record, code, text)
         mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
     return mask_HW, valid_HW, turned, None
-
-
-def _sizes_differ(of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
-    """Say in what two sizes differ; "" if in nothing."""
-    turned = "; one of them is turned" if of_mask == of_image[::-1] else ""
-    sizes = (f"{height}x{width}" for height, width in (of_mask, of_image))
-    text = "the mask is {} (height x width), its image is {}".format(*sizes)
-    return "" if of_mask == of_image else text + turned
 
 
 def _relative(text: str, root: Path) -> str:

@@ -276,17 +276,11 @@ class CagedWindows(Windows):
         facts = child.ask(order, name=self.name, seconds=_SURVEY_S)
         axes, self.format, self.num_pages = facts["axes"], facts["format"], facts["num_pages"]
         self.pixel_size = PixelSize(**facts["pixel_size"]) if facts["pixel_size"] else None
-        self._axes: ZarrAxes | None = None
         if axes is not None:
             lists = {name: tuple(one) for name, one in axes.items() if isinstance(one, list)}
-            self._axes = ZarrAxes(**axes | lists)
+            self.axes = ZarrAxes(**axes | lists)
         self._infos: dict[int, ImageInfo] = {}
         self._last: tuple[tuple[int, ...], Valid] | None = None
-
-    @property
-    def axes(self) -> ZarrAxes | None:
-        """Axes of a Zarr folder."""
-        return self._axes
 
     def info(self, page: int) -> ImageInfo:
         """Give size, channels and type of one page, from its header."""

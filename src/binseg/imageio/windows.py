@@ -41,11 +41,7 @@ class Windows(Protocol):
     format: str  # TIFF, ZARR, or the name of another format
     num_pages: int
     pixel_size: PixelSize | None  # Size of a pixel, where the file tells
-
-    @property
-    def axes(self) -> ZarrAxes | None:
-        """Axes of a Zarr folder."""
-        return None
+    axes: ZarrAxes | None = None  # Axes of a Zarr folder
 
     def info(self, page: int) -> ImageInfo:
         """Give size, channels and type of one page, from its header."""
@@ -163,13 +159,8 @@ class DeclaredWindows(Windows):
     def __init__(self, inner: Windows, value: float) -> None:
         self._inner, self._value = inner, value
         self.name, self.format, self.num_pages = inner.name, inner.format, inner.num_pages
-        self.pixel_size = inner.pixel_size
+        self.pixel_size, self.axes = inner.pixel_size, inner.axes
         self._usual: dict[int, np.ndarray] = {}
-
-    @property
-    def axes(self) -> ZarrAxes | None:
-        """Axes of a Zarr folder."""
-        return self._inner.axes
 
     def info(self, page: int) -> ImageInfo:
         """Give size, channels and type of one page, from its header."""

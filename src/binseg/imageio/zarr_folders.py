@@ -76,14 +76,14 @@ class ZarrWindows:
         kept = tuple(name for name in axes if name != "c")
         if kept[-2:] != ("y", "x"):
             raise ImageError(f"{self.name}: axes {''.join(axes)}; y and x must come last")
-        self._axes = ZarrAxes(
+        self.axes: ZarrAxes | None = ZarrAxes(
             names=kept,
             lengths=tuple(length[name] for name in kept),
             units=tuple(units.get(name) for name in kept),
             scales=tuple(scales.get(name, 1.0) for name in kept),
             zarr_format=int(array.metadata.zarr_format),
         )
-        self.num_pages = math.prod(self._axes.lengths[:-2])
+        self.num_pages = math.prod(self.axes.lengths[:-2])
         self._channels = length.get("c", 1)
         if min(self.num_pages, self._channels, length["y"], length["x"]) < 1:
             raise ImageError(f"{self.name}: an array without pixels; leave it out")
@@ -102,18 +102,13 @@ class ZarrWindows:
         ]
         self.pixel_size = PixelSize(height=known[0], width=known[1]) if min(known) > 0 else None
 
-    @property
-    def axes(self) -> ZarrAxes | None:
-        """Axes of the folder."""
-        return self._axes
-
     def info(self, page: int) -> ImageInfo:
         """Give size, channels and type of one page, from the metadata."""
         if not 0 <= page < self.num_pages:
             raise ImageError(f"{self.name}: there is no page {page}; it has {self.num_pages}")
         return ImageInfo(
-            height=self._axes.lengths[-2],
-            width=self._axes.lengths[-1],
+            height=self.axes.lengths[-2],
+            width=self.axes.lengths[-1],
             channels=self._channels,
             dtype=given_dtype(self._array.dtype),
             mode=str(self._array.dtype),
@@ -137,9 +132,9 @@ class ZarrWindows:
 
     def _unpack(self, page: int, row: int, column: int) -> Pixels:
         at: dict[str, Any] = {"c": slice(None)}
-        if self._axes.names[:-2]:
-            pages = np.unravel_index(page, self._axes.lengths[:-2])
-            at |= {one: int(index) for one, index in zip(self._axes.names, pages, strict=False)}
+        if self.axes.names[:-2]:
+            pages = np.unravel_index(page, self.axes.lengths[:-2])
+            at |= {one: int(index) for one, index in zip(self.axes.names, pages, strict=False)}
         for name, index in (("y", row), ("x", column)):
             at[name] = slice(index * self._chunk[name], (index + 1) * self._chunk[name])
         part = np.asarray(self._array[tuple(at[name] for name in self._names)])

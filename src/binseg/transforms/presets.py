@@ -2,11 +2,15 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from binseg.config.recipe import AugmentConfig
 
 UPRIGHT_ANGLE = 20.0  # largest angle of images that have an up, in degrees
 CHANCE = 0.5  # probability of a change that a recipe's own field asks for and the preset leaves off
+_CHANCE_OF = {"rotate": "affine", "scale": "affine", "elastic": "affine", "gamma": "jitter",
+              "noise": "noisy"}  # fmt: skip
+_SHARES, _AMOUNTS = ("brightness", "contrast", "saturation"), ("gamma", "noise")
 MAX_CONTEXT = 1.5
 """Patches are cut at most this much larger than they are used; beyond it they are mirrored."""
 
@@ -107,25 +111,11 @@ def resolve_preset(config: AugmentConfig) -> Preset:
     elif config.orientation == "any":
         # With quarter turns, angles up to 45 degrees reach every direction alike.
         preset = replace(preset, flip=0.5, flip_vertical=0.5, quarter_turn=1.0, rotate=45.0)
-    own = {"rotate": config.rotate, "scale": config.zoom, "elastic": config.elastic}
-    if moved := {name: value for name, value in own.items() if value is not None}:
-        preset = replace(preset, affine=preset.affine or CHANCE, **moved)  # type: ignore[arg-type]
-    if config.gamma is not None:
-        preset = replace(preset, gamma=config.gamma, jitter=preset.jitter or CHANCE)
-    if config.invert is not None:
-        preset = replace(preset, invert=config.invert)
-    if config.grey is not None:
-        preset = replace(preset, grey=config.grey)
-    if config.noise is not None:
-        preset = replace(preset, noise=config.noise, noisy=preset.noisy or CHANCE)
-    if config.blur is not None:
-        preset = replace(preset, blur=config.blur)
-    strength = config.intensity
-    return replace(
-        preset,
-        brightness=min(1.0, preset.brightness * strength),
-        contrast=min(1.0, preset.contrast * strength),
-        saturation=min(1.0, preset.saturation * strength),
-        gamma=preset.gamma * strength,
-        noise=preset.noise * strength,
-    )
+    named = ("rotate", "elastic", "gamma", "invert", "grey", "noise", "blur")
+    own: dict[str, Any] = {"scale": config.zoom, **{name: getattr(config, name) for name in named}}
+    own = {name: value for name, value in own.items() if value is not None}
+    for name in _CHANCE_OF.keys() & own.keys():
+        own[_CHANCE_OF[name]] = getattr(preset, _CHANCE_OF[name]) or CHANCE
+    preset = replace(preset, **own)
+    amounts = {name: getattr(preset, name) * config.intensity for name in (*_SHARES, *_AMOUNTS)}
+    return replace(preset, **amounts | {name: min(1.0, amounts[name]) for name in _SHARES})

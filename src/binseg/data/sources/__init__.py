@@ -25,18 +25,15 @@ from binseg.data.sources.labelled import find_labelled, read_labelled
 from binseg.data.sources.listing import Findings, find_files, holds
 from binseg.data.sources.oxford_pet import download_oxford_pet, find_oxford_pet, read_oxford_pet
 from binseg.data.sources.standards import (
-    find_kaggle,
-    find_manifest,
     find_nnunet,
     find_voc,
     find_yolo,
-    read_kaggle,
-    read_manifest,
     read_nnunet,
     read_voc,
     read_yolo,
 )
 from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_synthetic
+from binseg.data.sources.tables import find_kaggle, find_manifest, read_kaggle, read_manifest
 from binseg.errors import DataError, ImageError, UsageError
 from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress

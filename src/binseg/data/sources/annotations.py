@@ -135,12 +135,17 @@ def findings_of(
         )
         for path, one in entry_of.items()
     ]
-    alone = [path for path in list_folder(root).images if path not in entry_of]
-    notes = [note, *missing_note(alone, len(records), config, root, noun=noun)]
+    alone = [
+        Record(id=_id_of(path, root), image_path=path, shapes=())
+        for path in list_folder(root).images
+        if path not in entry_of
+    ]
+    empty, told = without_mask(alone, len(records), config, root, noun=noun)
+    notes = [note, *told]
     if kinds := Counter(kind for one in items for kind in one.left_out):
-        told = ", ".join(f"{num} {kind}" for kind, num in sorted(kinds.items()))
-        notes.append(f"left out: {told} (areas are filled; of several annotations the last one)")
-    records += taken_for_empty(alone, config, root)
+        some = ", ".join(f"{num} {kind}" for kind, num in sorted(kinds.items()))
+        notes.append(f"left out: {some} (areas are filled; of several annotations the last one)")
+    records += empty
     # A split for some would refuse the rest, and a folder that is called train alone is none.
     splits = {record.split for record in records}
     if None in splits or splits == {"train"}:
@@ -185,28 +190,25 @@ def _by_image(
     return entry_of, as_stored
 
 
-def missing_note(
-    alone: Sequence[Path], num_used: int, config: DataConfig, root: Path, *, noun: str
-) -> tuple[str, ...]:
-    """Say what becomes of images without a mask, or refuse them, as `data.missing` asks."""
+def without_mask(
+    alone: Sequence[Record], num_used: int, config: DataConfig, root: Path, *, noun: str
+) -> tuple[list[Record], list[str]]:
+    """Take images without a mask for empty, leave them out or refuse them, and say so.
+
+    `data.missing` decides; `alone` are their records, without shapes.
+    """
     if not alone:
-        return ()
-    names = name_some(path.relative_to(root).as_posix() for path in alone)
+        return [], []
+    names = name_some(one.image_path.relative_to(root).as_posix() for one in alone)
     told = counted(len(alone), f"image without {noun}", f"images without {noun}")
     if config.missing == "refuse":
         raise DataError(f"{root}: {told} ({names}); data.missing: skip leaves them out")
     if config.missing == "empty":
-        return (f"{told} taken for empty ({names})",)
-    return (
+        return [*alone], [f"{told} taken for empty ({names})"]
+    return [], [
         f"{counted(num_used, 'image', 'images')} with {noun} used, {told} left out ({names}): "
         "`binseg suggest` says which to label next; data.missing: empty takes them for background",
-    )
-
-
-def taken_for_empty(alone: Sequence[Path], config: DataConfig, root: Path) -> list[Record]:
-    """Give records of images without a mask where they are to count as background."""
-    some = alone if config.missing == "empty" else ()
-    return [Record(id=_id_of(one, root), image_path=one, shapes=()) for one in some]
+    ]
 
 
 def choose_labels(

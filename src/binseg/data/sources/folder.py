@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
-from binseg.data.sources.annotations import missing_note
+from binseg.data.sources.annotations import without_mask
 from binseg.data.sources.layouts import (
     Named,
     Part,
@@ -243,14 +243,17 @@ def read_folder(
         raise DataError(nothing_found(root))
     parts, notes = found
     records: list[Record] = []
-    lone: list[tuple[str, Path, Split | None]] = []
+    lone: list[Record] = []
     problems: list[str] = []
     for part in parts:
         pairs, wrong, by_difference = pair_up(part.images, part.masks, in_pieces=part.in_pieces)
         used = {image for _, image, _ in pairs}
         alone = [(name, path) for name, path in part.images if path not in used]
         if config.missing != "refuse" and _only_lack_masks(alone, pairs, wrong, part):
-            lone += [(part.prefix + name, path, part.split) for name, path in alone]
+            lone += [
+                Record(id=part.prefix + name, image_path=path, shapes=(), split=part.split)
+                for name, path in alone
+            ]
         elif wrong:
             where = f"in {part.where}: " if len(parts) > 1 else ""
             problems += [where + text for text in wrong]
@@ -259,17 +262,15 @@ def read_folder(
             given = (part.prefix + name, image, masks)
             records += records_of_pair(*given, split=part.split, page_group=config.page_group)
         if by_difference:
-            told = f"{pairs[0][1].name}, {pairs[0][2][0].name}"
-            notes.append(f"names pair by what they don't all share: {told}")
+            example = f"{pairs[0][1].name}, {pairs[0][2][0].name}"
+            notes.append(f"names pair by what they don't all share: {example}")
     if problems:
         raise DataError(f"{root}: {'; '.join(problems)}; images and masks pair by file name")
-    lacking = [path for _, path, _ in lone]
-    notes += missing_note(lacking, len(records), config, root, noun="mask")
-    if config.missing == "empty":
-        records += [Record(id=i, image_path=one, shapes=(), split=part) for i, one, part in lone]
-    lists = next(filter(None, map(_split_lists, wrapped(root))), {})
+    empty, told = without_mask(lone, len(records), config, root, noun="mask")
+    records, notes = records + empty, [*notes, *told]
+    lists = next(filter(None, map(split_lists, wrapped(root))), {})
     if lists and all(part.split is None for part in parts):
-        records = _listed(records, lists, root, {name for name, _, _ in lone})
+        records = _listed(records, lists, root, {one.id for one in lone})
         notes.append(f"split from {', '.join(path.name for path in lists)}")
     if unused := unused_folders(root, parts):
         notes.append(f"folders of images that are not used: {name_some(unused)}")
@@ -317,18 +318,18 @@ def read_patterns(_: object, root: Path, config: DataConfig) -> Findings:
             f"{root}: {counted(len(strays), 'mask has', 'masks have')} no image of the same key "
             f"({name_some(strays)})"
         )
-    alone = {key: images[key] for key in sorted(images.keys() - masks.keys())}
+    rest = sorted(images.keys() - masks.keys())
+    alone = [Record(id=key, image_path=images[key], shapes=()) for key in rest]
     records: list[Record] = []
     for key, mask in sorted(masks.items()):
         image = images[key]
         split, group = split_of_path(image, root), config.page_group
         records += records_of_pair(key, image, [mask], split=split, page_group=group)
-    notes = missing_note([*alone.values()], len(records), config, root, noun="mask")
-    if config.missing == "empty":
-        records += [Record(id=key, image_path=one, shapes=()) for key, one in alone.items()]
+    empty, notes = without_mask(alone, len(records), config, root, noun="mask")
+    records += empty
     if any(record.split is None for record in records):
         records = [replace(record, split=None) for record in records]
-    return Findings(records=tuple(records), notes=notes)
+    return Findings(records=tuple(records), notes=tuple(notes))
 
 
 def _matched(pattern: str, paths: Sequence[Path], root: Path, noun: str) -> dict[str, Path]:
@@ -393,11 +394,18 @@ def _notes_on(records: Sequence[Record], page_group: int) -> list[str]:
     return notes
 
 
-def _split_lists(root: Path) -> dict[Path, Split]:
+def split_lists(root: Path) -> dict[Path, Split]:
     """Find train.txt, val.txt, test.txt: one image's name a line."""
     texts = [path for path in list_folder(root, deep=False).others if path.suffix == ".txt"]
     splits = {path: parse_split(path.stem) for path in texts}
     return {path: split for path, split in splits.items() if split is not None}
+
+
+def names_of(path: Path) -> list[str]:
+    """Read the names that a list holds, without the endings of images."""
+    names = (Path(line) for line in read_lines(path) if not line.startswith("#"))
+    endings = ("", *IMAGE_SUFFIXES)
+    return [str(one.with_suffix("") if one.suffix.lower() in endings else one) for one in names]
 
 
 def _listed(
@@ -405,11 +413,7 @@ def _listed(
 ) -> list[Record]:
     split_of: dict[str, Split] = {}
     for path, split in lists.items():
-        for line in read_lines(path):
-            if line.startswith("#"):
-                continue
-            is_file = Path(line).suffix.lower() in IMAGE_SUFFIXES
-            name = str(Path(line).with_suffix("")) if is_file else line
+        for name in names_of(path):
             if split_of.setdefault(name, split) != split:
                 raise DataError(f"{path}: {name} is also listed for {split_of[name]}")
     # All pages of a stack go where the stack's own name is listed.

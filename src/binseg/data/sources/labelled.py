@@ -3,8 +3,10 @@
 import hashlib
 import os
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted
@@ -32,17 +34,21 @@ def images_of_project(path: Path, home: Path | None = None) -> tuple[Path, Path]
 
 def _told(home: Path) -> Path | None:
     """Read from the log where its images are."""
+    found = _asked(home, "select value from facts where name = 'images'")
+    if not found:
+        return None
+    if not isinstance(found[0][0], str) or "\0" in found[0][0]:
+        raise DataError(f"{home / LOG}: it names no folder of images")
+    return Path(os.path.normpath(home / found[0][0]))
+
+
+def _asked(home: Path, query: str) -> list[tuple[Any, ...]]:
+    """Ask the log of a project, which is not written; raises DataError."""
     try:
-        db = sqlite3.connect(f"{(home / LOG).as_uri()}?mode=ro", uri=True)
-        try:
-            found = db.execute("select value from facts where name = 'images'").fetchone()
-        finally:
-            db.close()
+        with closing(sqlite3.connect(f"{(home / LOG).as_uri()}?mode=ro", uri=True)) as db:
+            return db.execute(query).fetchall()
     except sqlite3.Error as error:
         raise DataError(f"{home / LOG}: not a log of `binseg label`: {error}") from None
-    if found and (not isinstance(found[0], str) or "\0" in found[0]):
-        raise DataError(f"{home / LOG}: it names no folder of images")
-    return Path(os.path.normpath(home / found[0])) if found else None
 
 
 def find_labelled(root: Path) -> tuple[Path, Path] | None:
@@ -58,15 +64,8 @@ def read_labelled(found: tuple[Path, Path], root: Path, config: DataConfig) -> F
     """Take images with an accepted mask; those kept to check with are the test split."""
     del root, config
     images, home = found
-    try:
-        db = sqlite3.connect(f"{(home / LOG).as_uri()}?mode=ro", uri=True)
-        try:
-            rows = db.execute("select name, file, is_check, state from images order by name")
-            listed = [row for row in rows.fetchall() if _is_inside(row[1], images)]
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        raise DataError(f"{home / LOG}: not a log of `binseg label`: {error}") from None
+    rows = _asked(home, "select name, file, is_check, state from images order by name")
+    listed = [row for row in rows if _is_inside(row[1], images)]
     masks = {
         path.relative_to(home / "masks").with_suffix("").as_posix(): path
         for path in (list_folder(home / "masks").images if (home / "masks").is_dir() else ())

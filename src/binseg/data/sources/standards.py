@@ -1,10 +1,8 @@
-"""Datasets in the layouts of YOLO, Pascal VOC, nnU-Net, and tables: manifests, run lengths."""
+"""Datasets in the layouts of YOLO, Pascal VOC and nnU-Net."""
 
-import csv
-import io
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +12,17 @@ import numpy as np
 import yaml
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import SPLITS, name_some, spread
-from binseg.data.samples import agreed, fits_second
+from binseg.data.dataset import SPLITS, name_some
 from binseg.data.sources.annotations import (
     Annotated,
-    FolderImages,
     findings_of,
     mapping,
-    missing_note,
-    refuse,
-    rings_of_runs,
     shape_of,
     size_of,
+    without_mask,
 )
 from binseg.data.sources.folder import pages_of
-from binseg.data.sources.layouts import split_of_path, wrapped
+from binseg.data.sources.layouts import wrapped
 from binseg.data.sources.listing import (
     Findings,
     inside,
@@ -40,7 +34,7 @@ from binseg.data.sources.listing import (
 )
 from binseg.data.splits import parse_split
 from binseg.errors import DataError, ImageError
-from binseg.imageio import read_image, read_palette
+from binseg.imageio import read_palette
 from binseg.storage import read_text
 from binseg.types import Record, Shape, Split
 
@@ -53,8 +47,6 @@ VOC_VOID, VOC_VOID_COLOUR = 255, 0xE0E0C0
 LABEL_MAP = "labelmap.txt"  # Of the colours that CVAT's segmentation masks have
 MARGIN = 0.05  # Share of an image by which YOLO's segments may reach past it
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
-_IMAGE_COLUMNS = ("imageid", "image_id", "image", "img", "img_id", "filename", "file_name", "id")
-_RUNS_COLUMNS = ("encodedpixels", "encoded_pixels", "rle_mask", "rle", "segmentation")
 
 
 def find_yolo(path: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -226,8 +218,9 @@ def _paired(
     if strays := sorted(masks.keys() - images.keys()):
         raise DataError(f"{home}: {len(strays)} masks have no image ({name_some(strays)})")
     listed = {name: split for name, split in split_of_name.items() if name in masks}
-    alone = [images[name][0] for name in sorted(images.keys() - masks.keys())]
-    notes = [*missing_note(alone, len(masks), config, home, noun="mask")]
+    rest = sorted(images.keys() - masks.keys())
+    alone = [Record(id=name, image_path=images[name][0], shapes=()) for name in rest]
+    empty, notes = without_mask(alone, len(masks), config, home, noun="mask")
     if listed and len(listed) < len(masks):
         rest = sorted(masks.keys() - listed.keys())
         notes.append(f"{len(rest)} images in no list are left out ({name_some(rest)})")
@@ -242,8 +235,7 @@ def _paired(
         )
         for name in sorted(names)
     ]
-    if config.missing == "empty":
-        records += [Record(id=stem_of(one), image_path=one, shapes=()) for one in alone]
+    records += empty
     if listed:
         notes.append("split from the lists of names")
     return Findings(records=tuple(records), notes=tuple(notes), classes=classes, ignore=ignore)
@@ -303,224 +295,3 @@ def _channels_of(home: Path) -> tuple[dict[str, tuple[Path, ...]], int]:
         name: tuple(files[channel] for channel in sorted(files)) for name, files in channels.items()
     }
     return images, len(usual)
-
-
-def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
-    """Find a table of run lengths, with the names of its columns of images and runs."""
-    others = list_folder(path, deep=False).others if path.is_dir() else (path,)
-    for file in others:
-        if file.suffix.lower() == ".csv":
-            try:
-                header = next(csv.reader(io.StringIO(read_text(file), newline="")), [])
-            except (OSError, UnicodeDecodeError):
-                continue
-            lower = {name.strip().lower(): name for name in header}
-            image = next((lower[one] for one in _IMAGE_COLUMNS if one in lower), None)
-            runs = next((lower[one] for one in _RUNS_COLUMNS if one in lower), None)
-            if image is not None and runs is not None:
-                return file, image, runs
-    return None
-
-
-MOST_LETTERS = 10_000_000  # Letters of run lengths in one cell
-NUM_LAID = 16  # Images that tell whether runs go along rows or down columns
-SHREDDED = 1.3  # Outlines so many times longer than in the other order are those of shreds
-
-
-def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Findings:
-    """Read a CSV of run lengths: starts (from 1) and lengths; an empty cell is no object.
-
-    They go column by column, or row by row where the outlines tell so.
-    """
-    file, image_column, runs_column = found
-    runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    usual = csv.field_size_limit(MOST_LETTERS)
-    try:
-        for row in _rows(csv.DictReader(io.StringIO(read_text(file), newline="")), file):
-            label = row.get("class") or row.get("label") or row.get("ClassId") or ""
-            runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
-    finally:
-        csv.field_size_limit(usual)  # it is one for the whole process
-    root = file.parent
-    images = FolderImages(folder=root, home=root)
-    problems: list[str] = []
-    drawn: dict[Path, list[tuple[list[int], str]]] = {}
-    for name, several in runs_of.items():
-        try:
-            image = images.find_loosely(name)
-            height, width = size_of(image)
-            drawn[image] = [
-                (runs, label)
-                for text, label in several
-                if (runs := _runs_of_text(text, height, width))
-            ]
-        except ValueError as error:
-            problems.append(f"image {name} {error}")
-    by_rows, num = agreed([_go_along_rows(*one) for one in spread([*drawn.items()], NUM_LAID)])
-    items = [
-        Annotated(
-            name=image.name,
-            path=image,
-            shapes=tuple(_shape_of_runs(image, *one, by_rows=bool(by_rows)) for one in several),
-            split=split_of_path(image, root),
-        )
-        for image, several in drawn.items()
-    ]
-    findings = findings_of(items, root, config, problems=problems)
-    told = f"along the rows, as {num} outlines tell" if by_rows else "down the columns"
-    doubt = " (their outlines don't tell it: look at them)" if by_rows is None else ""
-    return replace(findings, notes=(f"run lengths go {told}{doubt}", *findings.notes))
-
-
-def _go_along_rows(image: Path, several: Sequence[tuple[list[int], str]]) -> bool | None:
-    """Tell whether run lengths make a better mask row by row than column by column, or neither.
-
-    In another order than they were made in, objects fall into shreds, or lie beside the image's.
-    """
-    if not several:
-        return None
-    try:
-        image_HWC = read_image(image)
-    except ImageError:
-        return None  # reading the sample will name it
-    height, width = image_HWC.shape[:2]
-    flat_P = np.zeros(height * width, np.bool_)
-    for runs, _ in several:
-        flat_P |= np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    down_HW, along_HW = flat_P.reshape(width, height).T, flat_P.reshape(height, width)
-    lengths = [sum(np.diff(one, axis=axis).sum() for axis in (0, 1)) for one in (down_HW, along_HW)]
-    if max(lengths) > SHREDDED * min(lengths):
-        return bool(lengths[1] < lengths[0])
-    return fits_second(image_HWC, down_HW, along_HW)
-
-
-def _shape_of_runs(image: Path, runs: list[int], label: str, *, by_rows: bool) -> Shape:
-    height, width = size_of(image)
-    if not by_rows:
-        return Shape(rings=rings_of_runs(runs, height=height, width=width), label=label)
-    rings = rings_of_runs(runs, height=width, width=height)
-    return Shape(rings=tuple(tuple((x, y) for y, x in ring) for ring in rings), label=label)
-
-
-def _runs_of_text(text: str, height: int, width: int) -> list[int]:
-    """Read starts (from 1) and lengths as lengths of background and foreground in turn."""
-    words = text.split()
-    if not words or words == ["-1"]:
-        return []
-    try:
-        numbers = np.array([int(float(word)) for word in words])
-        starts, lengths = numbers[::2] - 1, numbers[1::2]
-        ends = starts + lengths
-    except (ValueError, OverflowError):
-        raise ValueError("has unreadable run lengths") from None
-    order = np.argsort(starts)
-    starts, ends = starts[order], ends[order]
-    if starts[0] < 0 or (lengths < 1).any() or ends[-1] > height * width:
-        raise ValueError(f"has run lengths that leave its {height}x{width} pixels")
-    if (starts[1:] < ends[:-1]).any():
-        raise ValueError("has run lengths that overlap")
-    edges = np.stack([starts, ends], axis=1).ravel()
-    return [*np.diff([0, *edges.tolist(), height * width]).tolist()]
-
-
-_NAME = "manifest.csv"
-_SUFFIXES = {".csv", ".tsv"}
-_OWN = {"id", "image", "mask", "group", "split", "page"}
-
-
-def find_manifest(path: Path) -> bool:
-    """Tell whether a path is a manifest, or a folder that holds `manifest.csv`."""
-    return (path / _NAME).is_file() if path.is_dir() else path.suffix.lower() in _SUFFIXES
-
-
-def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
-    """Read a manifest: columns image and mask, and if wanted id, group, split, page, and more.
-
-    Paths are relative to the manifest's folder and stay in it. Columns are parted by comma,
-    semicolon or tab. A column that binseg doesn't know goes into the record's `columns`.
-    """
-    path = path / _NAME if path.is_dir() else path
-    reader = _reader(path)
-    header = [(name or "").strip() for name in reader.fieldnames or ()]
-    lower = [name.lower() for name in header]
-    if not {"image", "mask"} <= set(lower) or len(set(lower)) < len(lower):
-        raise DataError(
-            f"{path}: needs the columns image and mask, each once; it has "
-            f"{', '.join(header) or 'none'} (also understood: id, group, split, page)"
-        )
-    reader.fieldnames = [name if name.lower() not in _OWN else name.lower() for name in header]
-    records: list[Record] = []
-    problems: list[str] = []
-    line_of: dict[str, int] = {}
-    for row in _rows(reader, path):
-        line = reader.line_num
-        if None in row or None in row.values():
-            problems.append(f"line {line}: has another number of columns than the header")
-            continue
-        record, wrong = _record({name: cell.strip() for name, cell in row.items()}, path.parent)
-        if line_of.setdefault(record.id, line) != line:
-            wrong.append(f"{record.id} is also on line {line_of[record.id]}")
-        records.append(record)
-        problems += [f"line {line}: {what}" for what in wrong]
-    refuse(path, problems)
-    alone = [one.image_path for one in records if one.mask_path is None]
-    used = [one for one in records if one.mask_path is not None]
-    missing = missing_note(alone, len(used), config, path.parent, noun="mask")
-    if config.missing == "empty":
-        used = [replace(one, shapes=() if one.mask_path is None else None) for one in records]
-    further = [name for name in header if name.lower() not in _OWN]
-    notes = (f"manifest columns kept for reports: {', '.join(further)}",) if further else ()
-    return Findings(records=tuple(used), notes=(*missing, *notes))
-
-
-def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
-    """Read one line, and say what is wrong in it."""
-    wrong: list[str] = []
-    paths: list[Path] = []
-    for noun in ("image", "mask"):
-        name = cells[noun]
-        path = inside(folder, name)
-        if not name:
-            wrong += ["no image"] * (noun == "image")
-        elif path is None:
-            wrong.append(f"{noun} {name} lies outside the manifest's folder")
-        elif not path.is_file():
-            wrong.append(f"{noun} {name} does not exist")
-        paths.append(path or folder)
-    page, split = cells.get("page", ""), parse_split(cells.get("split", ""))
-    if page and not page.isdecimal():
-        wrong.append(f"page {page!r} is not a whole number from 0")
-    if split is None and cells.get("split"):
-        wrong.append(f"split {cells['split']!r} is not train, val or test")
-    stem = Path(cells["image"] or "none").with_suffix("").as_posix()
-    number = int(page) if page.isdecimal() else None
-    record = Record(
-        id=cells.get("id") or (stem if number is None else f"{stem}-page{number:04d}"),
-        image_path=paths[0],
-        mask_path=paths[1] if cells["mask"] else None,
-        page=number,
-        group=cells.get("group") or None,
-        split=split,
-        columns={name: cell for name, cell in cells.items() if name not in _OWN},
-    )
-    return record, wrong
-
-
-def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
-    """Give a table's rows; a `DataError` tells of a cell that no table of names has."""
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num + 1} can't be read: {error}") from None
-
-
-def _reader(path: Path) -> "csv.DictReader[str]":
-    try:
-        text = read_text(path)
-    except OSError as error:
-        raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: the manifest is not UTF-8 text; save it as CSV UTF-8") from None
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    return csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
