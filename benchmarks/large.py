@@ -34,6 +34,7 @@ import tifffile
 from binseg.cli.console import PlainProgress
 from binseg.config import load_recipe
 from binseg.data.sources.synthetic import draw_synthetic
+from binseg.imageio import probe
 from binseg.inference import ModelPredictor, PredictOptions, load, sigmoid
 from binseg.inference.large import predict_large
 from binseg.pipelines.train_model import train

@@ -62,22 +62,22 @@ _SMALL: Mapping[str, Option] = {"decoder_convs": 1, "skip_first": True, "up": "b
 
 MODELS: dict[str, NamedModel] = {
     "unet": NamedModel(
-        "unet", "unet", 31_037_633, "U-Net of report D", {"skip_first": True}
+        "unet", "unet", 31_037_633, "the classic U-Net, with batch norm", {"skip_first": True}
     ),
     "resnet34-unet": NamedModel(
-        "unet", "resnet34", 24_442_305, "ResNet34-UNet of report D", {}
+        "unet", "resnet34", 24_442_305, "U-Net on ResNet-34", {}
     ),
     "unet-small": NamedModel(
-        "unet", "resnet_small", 3_415_649, "for processors, to full size", _SMALL
+        "unet", "resnet_small", 3_415_649, "for processors; predicts at full size", _SMALL
     ),
     "unet-compact": NamedModel(
         "unet", "resnet_compact", 3_583_809,
-        "for processors and things that are large against a pixel: logits at half size",
+        "for processors and coarse objects; predicts at half size",
         {**_SMALL, "final_convs": 0},
     ),
     "lite0-unet": NamedModel(
         "unet", "efficientnet_lite0", 3_867_369,
-        "for processors, made to begin from ImageNet: logits at half size",
+        "for processors, with ImageNet weights; predicts at half size",
         {"up": "bilinear", "final_convs": 0},
     ),
     "unetplusplus": NamedModel(
@@ -91,7 +91,7 @@ MODELS: dict[str, NamedModel] = {
         "psp", "resnet34", 23_907_777, "PSPNet on a dilated ResNet-34", {"output_stride": 8}
     ),
     "densenet121-unet": NamedModel(
-        "unet", "densenet121", 12_958_209, "U-Net on DenseNet-121, proposed by report B", {}
+        "unet", "densenet121", 12_958_209, "U-Net on DenseNet-121", {}
     ),
     "segformer-b0": NamedModel("mlp", "mit_b0", 3_714_401, "SegFormer B0", {}),
 }  # fmt: skip

@@ -164,7 +164,7 @@ def _encoder_part(
         else:
             kept[key.removeprefix("encoder.") if is_whole else _our_name(key)] = value
     if left_out:
-        progress.say(f"{name}: left out {_some(left_out)}, which are not the encoder's")
+        progress.say(Detail(f"{name}: left out {_some(left_out)}, which are not the encoder's"))
     return kept
 
 
