@@ -83,7 +83,8 @@ def rank_masks(compared: Sequence[Compared]) -> list[Contradiction]:
     areas = [one.area for one in compared if one.area]
     typical = float(np.median(areas)) if areas else 1.0
     pairs = zip(compared, _swaps(compared), strict=True)
-    found = [_judge(one, typical, swap) for one, swap in pairs]
+    # Its own objects tell the size of one: magnifications differ within a data set.
+    found = [_judge(one, one.area or typical, swap) for one, swap in pairs]
     return sorted(found, key=lambda one: (-one.score, one.id))
 
 
