@@ -267,7 +267,7 @@ def cold(given: argparse.Namespace) -> None:
         assert shown is not None
         scores.append(iou(shown[rest], pair.truth[rest]))
         strokes.append(hand.num_strokes)
-        chosen.append(" + ".join(engine.chosen))
+        chosen.append(" + ".join(max(engine.say, key=engine.say.__getitem__)))
         print(f"  {pair.name[:20]} {scores[-1]:.3f} {strokes[-1]} strokes {chosen[-1]}", flush=True)
     print(
         f"{given.set}: mean IoU {np.mean(scores):.3f} {bootstrap_interval(scores)}, {len(scores)} "
