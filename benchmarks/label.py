@@ -230,10 +230,10 @@ def apply(work: Blank, stroke: Stroke, number: int) -> None:
     work.owner[mark != 7] = number
 
 
-def answer(engine: ColdEngine, work: Blank) -> np.ndarray | None:
-    """The cold engine's mask, as the page shows it."""
+def answer(engine: ColdEngine, work: Blank, *, is_first: bool = False) -> np.ndarray | None:
+    """The cold engine's mask, as the page shows it: the first one, or that of a pause."""
     engine.learn(work.image, work.labels, work.owner)
-    forest = engine.fit(work.image.name)
+    forest = engine.fit(work.image.name, is_first=is_first)
     if forest is None:
         return None
     mask = engine.answer(forest, work.image, work.labels) > 0.5
@@ -261,13 +261,14 @@ def cold(given: argparse.Namespace) -> None:
             if step and step % 5 == 0:
                 engine.choose()
             start = time.perf_counter()
-            shown = answer(engine, work)
+            shown = answer(engine, work, is_first=True)
             times.append(time.perf_counter() - start)
+        shown = answer(engine, work)
         rest = work.labels == IGNORE
         assert shown is not None
         scores.append(iou(shown[rest], pair.truth[rest]))
         strokes.append(hand.num_strokes)
-        chosen.append(" + ".join(engine.chosen))
+        chosen.append(" + ".join(max(engine.say, key=engine.say.__getitem__)))
         print(f"  {pair.name[:20]} {scores[-1]:.3f} {strokes[-1]} strokes {chosen[-1]}", flush=True)
     print(
         f"{given.set}: mean IoU {np.mean(scores):.3f} {bootstrap_interval(scores)}, {len(scores)} "

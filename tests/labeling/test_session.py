@@ -121,7 +121,7 @@ def test_check_images_get_no_help(open_session: Opened) -> None:
 
 
 def test_the_features_are_chosen_by_leaving_strokes_out(open_session: Opened) -> None:
-    """Of noise and colours, colours are chosen, by the strokes alone."""
+    """Of noise and colours, colours have the say, by the strokes alone."""
     session = open_session()
     name = names(session)[0]
     middle = on_disc(number_of(name)).points[0]
@@ -135,9 +135,10 @@ def test_the_features_are_chosen_by_leaving_strokes_out(open_session: Opened) ->
     line = session.add_stroke(name, ABOVE)
     session.shown(name, WHOLE, after=line, wait=30)
     session.engine.choose()
-    assert "colours" in session.engine.chosen
-    trials = session.engine.trials
-    assert trials[("colours",)] > trials[("noise",)] + 0.2
+    say = session.engine.say
+    assert "colours" in max(say, key=say.__getitem__)
+    assert say[("colours",)] > say[("noise",)] + 0.2
+    assert sum(say.values()) == pytest.approx(1)
 
 
 def test_a_network_answers_and_strokes_correct_it_nearby(open_session: Opened) -> None:

@@ -21,6 +21,7 @@ VALUES = (0, 1, IGNORE)  # background, foreground, and not labelled (any more)
 MOST_POINTS, MOST_RADIUS = 20_000, 2_000.0
 _FARTHEST = 1e6
 """Coordinates beyond it are no place in an image."""
+_LEVEL = 1e-9  # rise of a line that has none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,33 +108,21 @@ def _runs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give the first and the last x near a piece of a line in each row; without any, inf and -inf.
 
-    Two discs and the rectangle between them make it up.
+    They lie around the point of it that is nearest to its straight sides: a convex problem.
     """
-    begin_h, end_h = np.full(len(y_h), np.inf), np.full(len(y_h), -np.inf)
-    for x, y in (start, end):
-        wide_h = radius**2 - (y_h - y) ** 2
-        half_h = np.sqrt(np.maximum(wide_h, 0))
-        begin_h = np.where(wide_h >= 0, np.minimum(begin_h, x - half_h), begin_h)
-        end_h = np.where(wide_h >= 0, np.maximum(end_h, x + half_h), end_h)
-    along = end - start
-    length = float(np.hypot(*along))
-    if length == 0:
-        return begin_h, end_h
-    # Along the line from 0 to its length, across it from -radius to radius.
-    (ux, uy), v_h = along / length, y_h - start[1]
-    sides_2h = [(0 - v_h * uy, length - v_h * uy, ux), (v_h * ux - radius, v_h * ux + radius, uy)]
-    low_h, high_h = np.full(len(y_h), -np.inf), np.full(len(y_h), np.inf)
-    for least_h, most_h, slope in sides_2h:
-        if slope == 0:
-            inside_h = (least_h <= 0) & (most_h >= 0)
-            low_h, high_h = np.where(inside_h, low_h, np.inf), np.where(inside_h, high_h, -np.inf)
-        else:
-            one_h, other_h = least_h / slope, most_h / slope
-            low_h = np.maximum(low_h, np.minimum(one_h, other_h))
-            high_h = np.minimum(high_h, np.maximum(one_h, other_h))
-    is_there_h = low_h <= high_h
-    begin_h = np.where(is_there_h, np.minimum(begin_h, start[0] + low_h), begin_h)
-    return begin_h, np.where(is_there_h, np.maximum(end_h, start[0] + high_h), end_h)
+    (x0, y0), (dx, dy) = start, end - start
+    dy = dy if abs(dy) > _LEVEL else _LEVEL
+    length = float(np.hypot(dx, dy))
+    ends_2h = np.sort([(y_h - y0 - radius) / dy, (y_h - y0 + radius) / dy], axis=0)
+    low_h, high_h = np.maximum(ends_2h[0], 0), np.minimum(ends_2h[1], 1)
+    found = []
+    for side in (-1, 1):
+        best_h = (y_h - y0 + side * radius * np.sign(dy) * dx / length) / dy
+        t_h = np.clip(best_h, low_h, high_h)  # from 0 at the start to 1 at the end
+        half_h = np.sqrt(np.maximum(radius**2 - (y_h - y0 - t_h * dy) ** 2, 0))
+        x_h = x0 + t_h * dx + side * half_h
+        found.append(np.where(low_h <= high_h, x_h, -side * np.inf))
+    return found[0], found[1]
 
 
 def _draw_region(labels_HW: Labels, stroke: Stroke) -> tuple[int, int, int, int] | None:

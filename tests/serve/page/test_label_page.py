@@ -64,11 +64,18 @@ def labelled(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
+def service() -> None:
+    """No server of predictions: each test names the address."""
+
+
+@pytest.fixture
 def visit(labelled: tuple[str, Path], open_page: Open) -> Callable[..., Any]:
     """Open the page at an image, and wait for it."""
 
     def opened(name: str, **settings: Any) -> Any:
-        tab = open_page(url=f"{labelled[0]}#{name}", **settings)
+        tab = open_page(url=labelled[0], **settings)
+        until(tab, "document.getElementById('image-title').textContent !== '\\u2013'")
+        tab.locator("#images").select_option(name)
         until(tab, "name => document.getElementById('image-title').textContent === name", name)
         until(tab, "document.getElementById('working').hidden")
         until(tab, "document.getElementById('engine').textContent !== '\\u2013'")
@@ -139,16 +146,16 @@ def goes_on(tab: Any, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def discs(labelled: tuple[str, Path]) -> Iterator[int]:
+def unlabelled(labelled: tuple[str, Path]) -> Iterator[int]:
     """Numbers of discs to label with help, each given once."""
     rows = requests.get(f"{labelled[0]}v1/label/images", timeout=60).json()
     names = [row["name"] for row in rows if not row["check"]]
     return iter([int(name[4:]) for name in names if name.startswith("disc")])
 
 
-def test_paint_accept_and_next(labelled: tuple[str, Path], visit: Any, discs: Any) -> None:
+def test_paint_accept_and_next(labelled: tuple[str, Path], visit: Any, unlabelled: Any) -> None:
     """Two strokes mark the disc; one key accepts it, and the next image opens."""
-    number = next(discs)
+    number = next(unlabelled)
     name = f"disc{number:02d}"
     tab = visit(name)
     teach(tab)
@@ -161,9 +168,9 @@ def test_paint_accept_and_next(labelled: tuple[str, Path], visit: Any, discs: An
     assert not (labelled[1] / "masks" / f"{other}.png").exists()
 
 
-def test_undo_and_redo_by_keys(visit: Any, discs: Any) -> None:
+def test_undo_and_redo_by_keys(visit: Any, unlabelled: Any) -> None:
     """Ctrl+Z takes the strokes back one by one, Ctrl+Shift+Z brings them back."""
-    number = next(discs)
+    number = next(unlabelled)
     tab = visit(f"disc{number:02d}")
     teach(tab)
     draw(tab, [(6, 120), (120, 120)])  # a third one, wrong
@@ -179,9 +186,11 @@ def test_undo_and_redo_by_keys(visit: Any, discs: Any) -> None:
     comes(tab, "note", "Nothing to undo.")
 
 
-def test_the_keyboard_alone_is_enough(labelled: tuple[str, Path], visit: Any, discs: Any) -> None:
+def test_the_keyboard_alone_is_enough(
+    labelled: tuple[str, Path], visit: Any, unlabelled: Any
+) -> None:
     """Without a mouse: arrows and space draw, brackets set the size, Enter accepts, M empties."""
-    number = next(discs)
+    number = next(unlabelled)
     name = f"disc{number:02d}"
     tab = visit(name)
     tab.locator("#stage").focus()
@@ -203,9 +212,9 @@ def test_the_keyboard_alone_is_enough(labelled: tuple[str, Path], visit: Any, di
     assert not kept(labelled, "empty1").any()
 
 
-def test_a_finger_draws_and_two_move(visit: Any, discs: Any) -> None:
+def test_a_finger_draws_and_two_move(visit: Any, unlabelled: Any) -> None:
     """On a phone one finger draws; the page has no sideways scroll, and all buttons are there."""
-    number = next(discs)
+    number = next(unlabelled)
     tab = visit(f"disc{number:02d}", size=PHONE, has_touch=True)
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     tab.touchscreen.tap(*place(tab, *on_disc(number)[0]))
@@ -216,9 +225,9 @@ def test_a_finger_draws_and_two_move(visit: Any, discs: Any) -> None:
         assert tab.locator(f"#{name}").is_enabled()
 
 
-def test_a_server_that_is_gone_loses_no_stroke(visit: Any, discs: Any) -> None:
+def test_a_server_that_is_gone_loses_no_stroke(visit: Any, unlabelled: Any) -> None:
     """Strokes wait in the page until the server answers again, and are then kept once."""
-    number = next(discs)
+    number = next(unlabelled)
     tab = visit(f"disc{number:02d}")
     tab.route("**/v1/label/stroke", lambda route: route.abort())
     draw(tab, on_disc(number))
@@ -228,9 +237,9 @@ def test_a_server_that_is_gone_loses_no_stroke(visit: Any, discs: Any) -> None:
     until(tab, "parseFloat(document.getElementById('share').textContent) > 0")
 
 
-def test_a_full_disk_is_one_sentence(visit: Any, discs: Any) -> None:
+def test_a_full_disk_is_one_sentence(visit: Any, unlabelled: Any) -> None:
     """A stroke that the disk refuses waits with the server's sentence, until there is room."""
-    number = next(discs)
+    number = next(unlabelled)
     tab = visit(f"disc{number:02d}")
     error = {"code": "storage", "message": "The disk is full: make room, and draw on."}
     full = {"status": 507, "json": {"error": error}}
@@ -241,9 +250,9 @@ def test_a_full_disk_is_one_sentence(visit: Any, discs: Any) -> None:
     comes(tab, "saved", "Saved")
 
 
-def test_two_windows_lose_nothing(labelled: tuple[str, Path], visit: Any, discs: Any) -> None:
+def test_two_windows_lose_nothing(labelled: tuple[str, Path], visit: Any, unlabelled: Any) -> None:
     """An accept of what another window has drawn on is refused; then both strokes are in it."""
-    number = next(discs)
+    number = next(unlabelled)
     name = f"disc{number:02d}"
     tab = visit(name)
     teach(tab)
@@ -286,10 +295,10 @@ def test_accessibility(visit: Any, axe: str, size: dict[str, int], scheme: str) 
     assert violations(tab) == []
 
 
-def test_train_for_real(labelled: tuple[str, Path], visit: Any, discs: Any) -> None:
+def test_train_for_real(labelled: tuple[str, Path], visit: Any, unlabelled: Any) -> None:
     """From accepted images to a model and its Dice, by a press of a button."""
     url = f"{labelled[0]}v1/label/"
-    for number in (next(discs) for _ in range(6)):
+    for number in (next(unlabelled) for _ in range(6)):
         name = f"disc{number:02d}"
         middle = np.mean(on_disc(number), axis=0).tolist()
         dot = {"name": name, "tool": "brush", "value": 1, "points": [middle], "radius": 24}

@@ -220,18 +220,19 @@ function decide(path, body) {
   deciding = true;
   if (easel.stroke) easel.finish();
   const after = image.name;
-  const go = () => send(path, path === "accept" ? { ...body, seen: image.line, version: body.empty ? null : image.version } : body, async () => {
+  const go = (seen) => send(path, path === "accept" ? { ...body, seen, version: body.empty ? null : image.version } : body, async () => {
     await poll();
     await openImage((await get("next", { after })).name);
   });
   settled(go, path === "accept" && !body.empty);
 }
 
-/** Strokes that are on their way, and the finest answer to them, change what is seen: they come first. */
+/** Strokes that are on their way, and the finest answer to them, come first; what others draw meanwhile isn't seen. */
 async function settled(action, fine) {
   while (queue.length || sending) await new Promise((resolve) => setTimeout(resolve, 20));
+  const seen = image.line;
   for (let tries = 0; fine && tries < 3 && !image.fine; tries += 1) await look({ fine: true });
-  action();
+  action(seen);
 }
 
 function setPen(change) {
@@ -287,7 +288,7 @@ async function poll() {
   if (before && before.network !== now.network && image && !queue.length && !easel.stroke) await look();
 }
 
-function showScore({ standings, engine, checked, check_images: all, trials }) {
+function showScore({ standings, engine, checked, check_images: all, features }) {
   const best = standings.find((one) => one.engine === engine) ?? standings[0];
   if (!best) return;
   const range = best.low === null ? "" : ` (${best.low.toFixed(2)} to ${best.high.toFixed(2)})`;
@@ -300,7 +301,7 @@ function showScore({ standings, engine, checked, check_images: all, trials }) {
   const others = standings.filter((one) => one !== best).map((one) => `${(SAID[one.engine] ?? [one.engine])[0]} ${one.dice.toFixed(2)}`);
   about.textContent = `The ${(SAID[best.engine] ?? [best.engine])[0]}, on ${best.num_checked} of ${checked} check images labelled (${all} in all)${others.length ? `; ${others.join(", ")}` : ""}.`;
   $("score").replaceChildren(head, about);
-  $("score").title = Object.entries(trials).map(([name, score]) => `${name}: ${score.toFixed(2)}`).join("\n");
+  $("score").title = Object.entries(features).map(([name, share]) => `${name}: ${percent(share)}`).join("\n");
   $("curve").hidden = false;
   $("advice").textContent = `${best.advice[0].toUpperCase()}${best.advice.slice(1)}.`;
   drawCurve(best.curve);
