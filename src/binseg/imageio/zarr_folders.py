@@ -76,14 +76,15 @@ class ZarrWindows:
         kept = tuple(name for name in axes if name != "c")
         if kept[-2:] != ("y", "x"):
             raise ImageError(f"{self.name}: axes {''.join(axes)}; y and x must come last")
-        self.axes: ZarrAxes | None = ZarrAxes(
+        self._axes = ZarrAxes(
             names=kept,
             lengths=tuple(length[name] for name in kept),
             units=tuple(units.get(name) for name in kept),
             scales=tuple(scales.get(name, 1.0) for name in kept),
             zarr_format=int(array.metadata.zarr_format),
         )
-        self.num_pages = math.prod(self.axes.lengths[:-2])
+        self.axes: ZarrAxes | None = self._axes
+        self.num_pages = math.prod(self._axes.lengths[:-2])
         self._channels = length.get("c", 1)
         if min(self.num_pages, self._channels, length["y"], length["x"]) < 1:
             raise ImageError(f"{self.name}: an array without pixels; leave it out")
@@ -107,8 +108,8 @@ class ZarrWindows:
         if not 0 <= page < self.num_pages:
             raise ImageError(f"{self.name}: there is no page {page}; it has {self.num_pages}")
         return ImageInfo(
-            height=self.axes.lengths[-2],
-            width=self.axes.lengths[-1],
+            height=self._axes.lengths[-2],
+            width=self._axes.lengths[-1],
             channels=self._channels,
             dtype=given_dtype(self._array.dtype),
             mode=str(self._array.dtype),
@@ -132,9 +133,9 @@ class ZarrWindows:
 
     def _unpack(self, page: int, row: int, column: int) -> Pixels:
         at: dict[str, Any] = {"c": slice(None)}
-        if self.axes.names[:-2]:
-            pages = np.unravel_index(page, self.axes.lengths[:-2])
-            at |= {one: int(index) for one, index in zip(self.axes.names, pages, strict=False)}
+        if self._axes.names[:-2]:
+            pages = np.unravel_index(page, self._axes.lengths[:-2])
+            at |= {one: int(index) for one, index in zip(self._axes.names, pages, strict=False)}
         for name, index in (("y", row), ("x", column)):
             at[name] = slice(index * self._chunk[name], (index + 1) * self._chunk[name])
         part = np.asarray(self._array[tuple(at[name] for name in self._names)])
