@@ -272,7 +272,7 @@ class AugmentConfig(Section):
     """Random changes of training images, and of their masks alike."""
 
     preset: Literal[
-        "none", "mild", "medium", "strong", "report-a", "report-b", "report-c", "report-d"
+        "none", "mild", "medium", "strong", "pet-plain", "pet-augmented", "em", "pet-cosine"
     ] = "mild"
     """A named set of random changes; `binseg augment` shows what it does."""
     orientation: Literal["preset", "fixed", "upright", "any"] = "preset"
