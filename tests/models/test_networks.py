@@ -185,7 +185,10 @@ def test_keras_counts_as_the_torch_network() -> None:
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
-        (partial(reported, "pet-unet-cosine"), [(64, 572), (128, 286), (256, 143), (512, 71), (1024, 35)]),
+        (
+            partial(reported, "pet-unet-cosine"),
+            [(64, 572), (128, 286), (256, 143), (512, 71), (1024, 35)],
+        ),
         (
             partial(reported, "pet-resnet34-unet-cosine"),
             [(64, 286), (64, 143), (128, 72), (256, 36), (512, 18)],
