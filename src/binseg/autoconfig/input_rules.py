@@ -105,6 +105,14 @@ def intensity(at: Situation) -> Choice:
     return "dtype", f"the images use {middle:.0%} of their range"
 
 
+def depth(at: Situation) -> Choice:
+    """Keep more than 8 bits of images that have more."""
+    kind = at.fingerprint.dtype
+    if kind == "uint8":
+        return 8, "the images have 8 bits"
+    return 16, f"the images are {kind}: 8 bits could hide what is faint"
+
+
 def moments(name: str, by_weights: str, measured: str) -> Rule:
     """Make the rule for the mean or std of each channel: the weights', or a measured one."""
 
