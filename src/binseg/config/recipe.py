@@ -169,7 +169,9 @@ class InputConfig(Section):
             tuple(given) if len(given) == num else (sum(given) / len(given),) * num
             for given in (self.mean, self.std)
         )
-        alike = self.model_dump(include={"resize", "scale", "overlap", "channels", "intensity", "depth"})
+        alike = self.model_dump(
+            include={"resize", "scale", "overlap", "channels", "intensity", "depth"}
+        )
         alike |= {"height": self.size, "width": self.size, "mean": mean, "std": std}
         largest = self.largest_tile if self.resize == "tile" else 0
         return Preprocessing(**alike, largest_tile=largest, nodata=nodata)

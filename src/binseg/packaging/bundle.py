@@ -205,7 +205,9 @@ def _misfit(reference: Reference, card: Card) -> str | None:
     shape = card.preprocessing
     inputs, probability = reference.input_NHWC, reference.probability_NHW
     if inputs.dtype != shape.pixel_type or probability.dtype != np.float32:
-        return f"types are {inputs.dtype} and {probability.dtype}, not {shape.pixel_type} and float32"
+        return (
+            f"types are {inputs.dtype} and {probability.dtype}, not {shape.pixel_type} and float32"
+        )
     num = len(inputs) if inputs.ndim == 4 else 0
     size = (num, shape.height, shape.width)
     if num == 0 or inputs.shape != (*size, shape.channels) or probability.shape != size:
