@@ -156,6 +156,7 @@ def test_percentiles_of_large_images_come_from_every_few_pixels() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("depth", [8, 16])
 def test_prepare_is_to_unit_then_place(
+    *,
     resize: ResizeMode,
     intensity: Intensity,
     have: int,

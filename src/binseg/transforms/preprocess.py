@@ -2,7 +2,8 @@
 
     image, any type and size -> channels and range -> placed -> whole numbers -> normalised float32
 
-The inputs, uint8 (or uint16 where 8 bits would hide the objects), are what the cache stores and what prediction computes: the same to the bit.
+The inputs, uint8 (or uint16 where 8 bits would hide objects), are what the cache stores and what
+prediction computes: the same to the bit.
 """
 
 import math
