@@ -119,9 +119,7 @@ def _outputs(
     probability_out = out.with_name(f"{out.stem}_probability{out.suffix}") if probability else None
     # The mask comes last: probabilities without it are those of a call that was interrupted.
     is_unfinished = not out.exists() and out.with_name(out.name + ".part").exists()
-    for one in (out, probability_out):
-        if one is None or not one.exists():
-            continue
+    for one in (each for each in (out, probability_out) if each is not None and each.exists()):
         if one.resolve() == path.resolve():
             raise UsageError(f"{one} is the input; choose another name with --out")
         if not overwrite and not is_unfinished:
