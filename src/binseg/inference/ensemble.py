@@ -14,11 +14,7 @@ from binseg.postprocess import NOTHING
 
 
 class EnsemblePredictor(Predictor):
-    """Several models that answer together: the mean of their probabilities.
-
-    Two or more of one border rule may differ in everything else; UsageError for fewer, one of them
-    twice, or models of different border rules. Without a threshold, it is the mean of theirs.
-    """
+    """The mean of two or more models of one border rule; without a threshold that of theirs."""
 
     def __init__(
         self, members: Sequence[ModelPredictor], *, threshold: float | None = None

@@ -40,11 +40,7 @@ class Band:
 
 
 class Journal:
-    """The folder of finished bands beside an output; raises OutputError for other things in it.
-
-    `job` is what decides the result, as plain data: bands of another job, and all bands without
-    `resume`, are thrown away.
-    """
+    """The finished bands of a `job` beside an output; those of another are thrown away."""
 
     def __init__(
         self, folder: Path, job: Mapping[str, object], *, progress: Progress, resume: bool = True

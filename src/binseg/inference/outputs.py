@@ -141,11 +141,7 @@ def candidates(image: InputImage, out: Path) -> Iterator[Path]:
 
 
 def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
-    """Join the COCO files and the tables that lie in a folder, of earlier runs too.
-
-    coco.json; kaggle.csv and summary.csv have a line an image (areas in um2 where known),
-    objects.csv a line an object. Raises OutputError.
-    """
+    """Join the COCO files and tables in a folder, of earlier runs too; OutputError."""
     written = []
     if "coco" in outputs:
         write_json(out / COCO, _joined_coco(out, _parts(out, "coco")))

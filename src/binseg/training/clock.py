@@ -24,10 +24,7 @@ MOST_CLOSING = 0.3
 
 
 class Clock:
-    """The share of a run that is over; it stands still between two readings, alike on all ranks.
-
-    `seconds` are for all epochs with their validations; None where the epochs alone decide.
-    """
+    """The share of a run that is over, alike on all ranks; without `seconds` the epochs decide."""
 
     def __init__(
         self,
@@ -188,7 +185,6 @@ def hearing_interrupts() -> Iterator[StopRequest]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        del frame
         again, request.number = request.number, number
         if again:
             raise KeyboardInterrupt

@@ -104,10 +104,7 @@ def started_ranks(environment: Mapping[str, str] = os.environ) -> Ranks | None:
 def planned_ranks(
     devices: int, num_nodes: int, environment: Mapping[str, str] = os.environ
 ) -> Ranks:
-    """Give the rank of a machine's first process, which will start the others there.
-
-    NODE_RANK, MASTER_ADDR and MASTER_PORT tell several machines apart; UsageError without.
-    """
+    """Give the rank of a machine's first process; UsageError without NODE_RANK, MASTER_ADDR."""
     if num_nodes == 1:
         return Ranks(world_size=devices, local_world_size=devices)
     if "NODE_RANK" not in environment or "MASTER_ADDR" not in environment:
@@ -228,18 +225,14 @@ class ProcessGroup:
         kind = device.type
         if self.world_size == 1:
             # Alone, whatever a batch script of SLURM's sets: Fabric would look for the others.
-            devices = 1 if device.type == "cpu" else [device.index]
-            fabric = Fabric(accelerator=kind, devices=devices, plugins=[LightningEnvironment()])
+            alone: Any = 1 if device.type == "cpu" else [device.index]
+            fabric = Fabric(accelerator=kind, devices=alone, plugins=[LightningEnvironment()])
         else:
-            strategy = DDPStrategy(
-                cluster_environment=TorchElasticEnvironment(),
-                process_group_backend=_backend(device),
-            )
-            num_nodes = self.world_size // self.ranks.local_world_size
+            backend, env = _backend(device), TorchElasticEnvironment()
+            strategy = DDPStrategy(cluster_environment=env, process_group_backend=backend)
             devices = self.ranks.local_world_size
-            fabric = Fabric(
-                accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy
-            )
+            nodes = self.world_size // devices
+            fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy)
             # Else Fabric chooses a number of threads of its own.
             os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
         fabric.launch()
@@ -268,10 +261,7 @@ ALONE = ProcessGroup()
 
 @contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[ProcessGroup]:
-    """Meet the other ranks, after starting those that this machine lacks, and part at the end.
-
-    Gradients of a GPU go by NCCL, all else by Gloo. Raises TrainingError if they can't be reached.
-    """
+    """Meet the other ranks, started here where they lack, and part; else TrainingError."""
     if ranks.world_size == 1:
         yield ALONE
         return
@@ -303,13 +293,8 @@ def _join(ranks: Ranks, device: torch.device) -> ProcessGroup:
             children = _start_others(ranks, device)
         store.set(HERE.format(ranks.rank), "1")
         _await(children, store, ranks)
-        distributed.init_process_group(
-            _backend(device),
-            store=store,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            timeout=PATIENCE,
-        )
+        place: Any = {"store": store, "rank": ranks.rank, "world_size": ranks.world_size}
+        distributed.init_process_group(_backend(device), timeout=PATIENCE, **place)
     except (RuntimeError, OSError) as problem:
         for child in children:
             child.kill()
@@ -349,17 +334,12 @@ def _meeting_place(ranks: Ranks) -> tuple[Any, Ranks]:
 
 def _start_others(ranks: Ranks, device: torch.device) -> list[subprocess.Popen[bytes]]:
     """Start this machine's other ranks; what they train on they hear from rank 0."""
-    started = []
+    started, none = [], subprocess.DEVNULL
+    command = [sys.executable, "-m", "binseg", "train", "--device", device.type]
     for local in range(1, ranks.local_world_size):
         theirs = replace(ranks, rank=ranks.rank + local, local_rank=local)
-        started.append(
-            subprocess.Popen(  # this Python, and this package
-                [sys.executable, "-m", "binseg", "train", "--device", device.type],
-                env={**os.environ, **theirs.variables()},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-        )
+        environment = {**os.environ, **theirs.variables()}
+        started.append(subprocess.Popen(command, env=environment, stdin=none, stdout=none))
     return started
 
 
@@ -369,10 +349,8 @@ def _await(children: list[subprocess.Popen[bytes]], store: Any, ranks: Ranks) ->
     while keys and not store.check(keys):
         for index, child in enumerate(children):
             if child.poll() is not None:
-                raise RuntimeError(
-                    f"process {ranks.rank + 2 + index} ended with exit code {child.returncode} "
-                    "before it began"
-                )
+                told = f"ended with exit code {child.returncode} before it began"
+                raise RuntimeError(f"process {ranks.rank + 2 + index} {told}")
         time.sleep(0.1)
 
 

@@ -178,11 +178,7 @@ class RunFolder:
         *,
         earlier: Mapping[str, Split | None] = MappingProxyType({}),
     ) -> None:
-        """Write what is known before the first epoch; `facts` join the environment.
-
-        The split is written after this, and makes it a run. `earlier` is the split, by content, of
-        the images of the model that this one continues.
-        """
+        """Write what is known before the first epoch; the split, written later, makes it a run."""
         self.path.mkdir(parents=True, exist_ok=True)
         # First, since it is the file that nobody else would have put there.
         write_json(self.environment_path, {**environment(), **facts})

@@ -19,8 +19,7 @@ class TorchBackend:
     """A torch module as a backend: logits (N, 1, H, W) for inputs (N, C, H, W).
 
     The module, on `device` already, may be in the middle of its training: each call switches it to
-    evaluation (batch norm, dropout) and puts every layer back as it was; its weights, their layout
-    and the random numbers are never touched. `precision` is fp32, or one of `MIXED` for autocast.
+    evaluation and back. `precision` is fp32, or one of `MIXED` for autocast.
     """
 
     def __init__(
