@@ -178,8 +178,7 @@ class PlainProgress:
 
     def say(self, line: str) -> None:
         """Print one line."""
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
     def task(self, label: str, *, total: int | None) -> Iterator[Task]:

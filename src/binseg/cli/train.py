@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -240,21 +241,16 @@ def _settings(
 
 def _age() -> float:
     """Return the seconds since this process began, which a budget covers, too; 0 if unknown."""
-    try:
+    with suppress(OSError, ValueError, IndexError, AttributeError):
         ticks = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
         now = float(Path("/proc/uptime").read_text("ascii").split()[0])
         age = now - int(ticks) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return 0.0
-    return age if 0 < age < LONGEST_START else 0.0
+        return age if 0 < age < LONGEST_START else 0.0
+    return 0.0
 
 
 def _joins(
-    recipe: str | Path | None,
-    sections: Sections,
-    overrides: Sequence[str],
-    *,
-    folds: bool,
+    recipe: str | Path | None, sections: Sections, overrides: Sequence[str], *, folds: bool
 ) -> bool:
     """Train along where this process isn't rank 0, which alone plans and writes."""
     train = sections.get("train", {})
@@ -337,10 +333,6 @@ def _planned(
 ) -> "PlanResult":
     from binseg.pipelines.plan_recipe import chosen_budget, plan
 
-    return plan(
-        sections=sections,
-        overrides=overrides,
-        budget=chosen_budget(budget, sections=sections, overrides=overrides),
-        folds=folds,
-        progress=progress,
-    )
+    asked: Any = {"sections": sections, "overrides": overrides}
+    seconds = chosen_budget(budget, **asked)
+    return plan(**asked, budget=seconds, folds=folds, progress=progress)

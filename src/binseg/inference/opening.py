@@ -19,6 +19,7 @@ from binseg.inference.predictor import ModelPredictor, Predictor
 from binseg.inference.pretrained import model_of
 from binseg.inference.runtimes import candidates, open_backend
 from binseg.packaging import NETWORK, NETWORK_INT8, Bundle, read_bundle
+from binseg.parallel import processor_facts
 from binseg.postprocess import above
 from binseg.storage import cache_dir, write_bytes
 from binseg.types import TTA
@@ -168,13 +169,11 @@ def _mark(bundle: Bundle, runtime: str, precision: str) -> Path:
         release = version(runtime)
     except PackageNotFoundError:  # built from source, or of another distribution's name
         release = "unknown"
-    processor = f"{platform.machine()} {platform.processor()}"
-    with suppress(OSError):  # with its flags, which decide how a runtime computes
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        wanted = ("model name", "flags", "features", "cpu part")
-        lines = text.partition("\n\n")[0].splitlines()
-        kept = [line for line in lines if line.lower().startswith(wanted)]
-        processor = "\n".join(kept) or processor
+    known = processor_facts()  # its flags decide how a runtime computes
+    told = [
+        known[name] for name in ("model name", "flags", "features", "cpu part") if name in known
+    ]
+    processor = "\n".join(told) or f"{platform.machine()} {platform.processor()}"
     facts = (network, bundle.card.id, runtime, release, precision, processor)
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
     return cache_dir() / "verified" / name

@@ -54,10 +54,8 @@ def read_masks(
         size = (info.height, info.width)
         mask_HW, valid_HW = (in_pose(one, size, record) for one in read_mask(record, rule))
         if mask_HW.shape != size:
-            told = (
-                f"{mask_HW.shape[1]} x {mask_HW.shape[0]} pixels, its image {size[1]} x {size[0]}"
-            )
-            raise DataError(f"{record.mask_path} has {told}")
+            (height, width), own = mask_HW.shape, f"its image {size[1]} x {size[0]}"
+            raise DataError(f"{record.mask_path} has {width} x {height} pixels, {own}")
         taken[record.id] = np.where(valid_HW, mask_HW.astype(np.uint8), np.uint8(IGNORE))
     return taken, rule
 

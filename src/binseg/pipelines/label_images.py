@@ -24,7 +24,7 @@ from binseg.inference import ModelPredictor, load
 from binseg.labeling import warm_engine
 from binseg.labeling.cold_engine import ColdEngine, filter_features
 from binseg.labeling.guidance import RULES, Outlook, outlook_of, rank
-from binseg.labeling.label_log import connect, image_files, image_rows, labels_in
+from binseg.labeling.label_log import MASKS, connect, image_files, image_rows, labels_in
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
 from binseg.labeling.working_image import WorkingImage, open_working_image, reduced
@@ -75,9 +75,10 @@ def suggest(
     if rule not in RULES:
         raise UsageError(f"--by {rule}: give one of {', '.join(RULES)}")
     images, home = images_of_project(Path(data))
-    masks = home / "masks"
-    labelled = _by_name(masks) if masks.is_dir() else {}
-    paths = {n: path for n, path in _by_name(images).items() if not path.is_relative_to(masks)}
+    masks = home / MASKS
+    found = list_folder(masks).images if masks.is_dir() else ()
+    labelled = {path.relative_to(masks).with_suffix("").as_posix() for path in found}
+    paths = dict(image_files(images, home))
     left = {name: path for name, path in paths.items() if name not in labelled}
     if not left:
         raise UsageError(f"{images}: all {len(paths)} images have a mask; nothing is left to label")
@@ -89,15 +90,10 @@ def suggest(
             task.advance()
     known = [
         outlook_of(open_working_image(name, paths[name]).small_hw3, None)
-        for name in sorted(labelled.keys() & paths.keys() if rule != "random" else ())
+        for name in sorted(labelled & paths.keys() if rule != "random" else ())
     ]
     ordered = rank(outlooks, rule=rule, seed=seed, labelled=known)
     return [(name, outlooks[name]) for name in ordered]
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    files = list_folder(folder).images
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
 class Beside:

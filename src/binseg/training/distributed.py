@@ -12,10 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from signal import SIG_DFL, SIGINT, SIGTERM, signal
+from signal import SIG_DFL
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # missing 
 
 from binseg.config.recipe import Recipe
 from binseg.errors import TrainingError, UsageError
+from binseg.parallel import heard
 from binseg.progress import hushed
 from binseg.training.devices import resolve_device
 
@@ -283,18 +284,17 @@ def _join(ranks: Ranks, device: torch.device) -> ProcessGroup:
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
     children: list[subprocess.Popen[bytes]] = []
-    before = {}
-    if ranks.rank > 0:  # rank 0 may never come, having failed, and torch's waiting hears nothing
-        before = {number: signal(number, SIG_DFL) for number in (SIGINT, SIGTERM)}
     try:
-        store, ranks = _meeting_place(ranks)
-        os.environ.update(ranks.variables())
-        if not ranks.is_external and ranks.local_rank == 0:
-            children = _start_others(ranks, device)
-        store.set(HERE.format(ranks.rank), "1")
-        _await(children, store, ranks)
-        place: Any = {"store": store, "rank": ranks.rank, "world_size": ranks.world_size}
-        distributed.init_process_group(_backend(device), timeout=PATIENCE, **place)
+        # Rank 0 may never come, having failed, and torch's waiting hears nothing.
+        with heard(SIG_DFL) if ranks.rank > 0 else nullcontext():
+            store, ranks = _meeting_place(ranks)
+            os.environ.update(ranks.variables())
+            if not ranks.is_external and ranks.local_rank == 0:
+                children = _start_others(ranks, device)
+            store.set(HERE.format(ranks.rank), "1")
+            _await(children, store, ranks)
+            place: Any = {"store": store, "rank": ranks.rank, "world_size": ranks.world_size}
+            distributed.init_process_group(_backend(device), timeout=PATIENCE, **place)
     except (RuntimeError, OSError) as problem:
         for child in children:
             child.kill()
@@ -303,8 +303,6 @@ def _join(ranks: Ranks, device: torch.device) -> ProcessGroup:
             f"{ranks.address}:{ranks.port} ({str(problem).splitlines()[0]}); check MASTER_ADDR "
             "and MASTER_PORT, and GLOO_SOCKET_IFNAME where a machine has several networks"
         ) from None
-    for number, handler in before.items():
-        signal(number, handler)
     return ProcessGroup(ranks=ranks, children=children)
 
 

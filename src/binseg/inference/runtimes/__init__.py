@@ -6,7 +6,6 @@ to answer like torch when the network was exported into the bundle; torch where 
 
 import json
 import os
-import re
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from jaxtyping import Float32
 from binseg.errors import BundleError, UsageError, needing, suggest
 from binseg.packaging import NETWORK, NETWORK_INT8, PROOFS, Bundle
 from binseg.packaging.networks import compile_openvino, onnx_session
+from binseg.parallel import processor_facts
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
@@ -107,12 +107,9 @@ def proofs_of(bundle: Bundle) -> dict[str, float]:
 
 def computes_bf16() -> bool:
     """Tell whether the processor multiplies bf16 in hardware; elsewhere it is slower than fp32."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    found = re.search(r"^(?:flags|features)\s*:(.*)$", text, re.IGNORECASE | re.MULTILINE)
-    return found is not None and not _BF16_FLAGS.isdisjoint(found[1].split())
+    known = processor_facts()
+    flags = known.get("flags") or known.get("features", "")
+    return not _BF16_FLAGS.isdisjoint(flags.split())
 
 
 def _has_gpu() -> bool:
