@@ -35,9 +35,9 @@ class LoadSettings(TypedDict, total=False):
     """Settings by which a model is loaded; each may be left out."""
 
     backend: str
-    """auto, torch, torch-compile, onnxruntime or openvino; auto takes the fastest that is installed
-    and proven (`binseg export --to bundle`) and gives the reference sample's answer on this
-    machine. `backend.name` of what is returned says which."""
+    """auto, torch, onnxruntime or openvino; auto takes the fastest that is installed and proven
+    (`binseg export --to bundle`) and gives the reference sample's answer on this machine.
+    `backend.name` of what is returned says which."""
     device: str
     """auto, cpu or cuda."""
     precision: str

@@ -54,12 +54,7 @@ class PredictResult:
     left_out: tuple[Path, ...] = ()  # Files of the folders that are text, and so no images
 
     def __add__(self, other: "PredictResult") -> "PredictResult":
-        return PredictResult(
-            written=self.written + other.written,
-            failures=self.failures + other.failures,
-            num_skipped=self.num_skipped + other.num_skipped,
-            left_out=self.left_out + other.left_out,
-        )
+        return PredictResult(**{key: one + vars(other)[key] for key, one in vars(self).items()})
 
     @property
     def num_inputs(self) -> int:

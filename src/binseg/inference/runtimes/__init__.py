@@ -7,7 +7,6 @@ to answer like torch when the network was exported into the bundle; torch where 
 import json
 import os
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -187,12 +186,12 @@ def num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _torch(bundle: Bundle, device: str, precision: str, *, compiled: bool = False) -> Backend:
+def _torch(bundle: Bundle, device: str, precision: str) -> Backend:
     with needing("torch", extra="train", purpose="predicting with this bundle"):
         from binseg.inference.runtimes.torch import open_torch
     if precision == "int8":
         raise UsageError("torch doesn't compute in int8 here; take --backend openvino")
-    return open_torch(bundle, device=device, precision=precision, compiled=compiled)
+    return open_torch(bundle, device=device, precision=precision)
 
 
 def _onnxruntime(bundle: Bundle, device: str, precision: str) -> Backend:
@@ -215,7 +214,6 @@ def _openvino(bundle: Bundle, device: str, precision: str) -> Backend:
 
 BACKENDS: dict[str, Callable[[Bundle, str, str], Backend]] = {
     "torch": _torch,
-    "torch-compile": partial(_torch, compiled=True),
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
