@@ -20,13 +20,13 @@ from torch.nn import functional
 from binseg.config.named_models import OptionRule
 from binseg.errors import UsageError, suggest
 
+_cross_entropy = functional.binary_cross_entropy_with_logits
+
 
 class BatchCounts(NamedTuple):
-    """Divisors of the sums over a batch.
+    """Divisors of the sums over a batch, for a rank the whole batch's over the number of ranks.
 
-    Of ranks that share a batch each has the batch's own counts over the number of ranks: the mean
-    of their losses, and so of their gradients, is that of the batch, however unequal the shares
-    are.
+    So the mean of all ranks' gradients is the batch's, however unequal their shares are.
     """
 
     pixels: Float[Tensor, ""]  # valid pixels, at least 1
@@ -94,9 +94,7 @@ def _bce(pixels: _Pixels, *, foreground_weight: float, border_smoothing: float) 
     truth_BN = pixels.target_BN
     if border_smoothing:
         truth_BN = _smoothed(pixels, int(border_smoothing)).flatten(1)
-    bce_BN = functional.binary_cross_entropy_with_logits(
-        pixels.logits_BN, truth_BN, reduction="none"
-    )
+    bce_BN = _cross_entropy(pixels.logits_BN, truth_BN, reduction="none")
     return pixels.mean_over_pixels(bce_BN * (1 + (foreground_weight - 1) * pixels.target_BN))
 
 
@@ -164,9 +162,7 @@ def _lovasz(pixels: _Pixels) -> Tensor:
 def _boundary(pixels: _Pixels, *, width: float, border_weight: float, smooth: float) -> Tensor:
     border_BN = _border_band(pixels, int(width)).flatten(1)
     weight_BN = (1 + border_weight * border_BN) * pixels.weight_BN
-    bce_BN = functional.binary_cross_entropy_with_logits(
-        pixels.logits_BN, pixels.target_BN, reduction="none"
-    )
+    bce_BN = _cross_entropy(pixels.logits_BN, pixels.target_BN, reduction="none")
     bce_B = (bce_BN * weight_BN).sum(dim=1) / weight_BN.sum(dim=1).clamp(min=1)
     probability_BN = pixels.probability_BN
     overlap_B = (weight_BN * probability_BN * pixels.target_BN).sum(dim=1)
@@ -304,15 +300,12 @@ def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
         if option not in entry.knobs:
             known = suggest(option, entry.knobs) if entry.knobs else "it has none"
             raise UsageError(f"loss {name} has no option {option!r}; {known}")
-    given: dict[str, object] = {**entry.defaults, **(options or {})}
     checked: dict[str, float] = {}
-    for option, value in given.items():
+    for option, given in {**entry.defaults, **(options or {})}.items():
         rule = entry.knobs[option].rule
-        if isinstance(value, float) and value.is_integer():  # as recipes have all numbers
-            value = int(value)  # noqa: PLW2901
+        is_whole = isinstance(given, float) and given.is_integer()  # as recipes have all numbers
+        value = int(given) if is_whole else given
         if not rule.takes(value):
-            told = f"loss {name}: {option} is {value!r}; it takes {rule.accepted()}"
-            raise UsageError(told)
-        assert isinstance(value, int | float)
+            raise UsageError(f"loss {name}: {option} is {value!r}; it takes {rule.accepted()}")
         checked[option] = float(value)
     return partial(_compute, partial(entry.function, **checked))

@@ -40,6 +40,7 @@ _CAUTION = 0.2
 """Difference of log loss on left-out strokes by which a choice of features has e times the say: a
 dozen strokes are few to go by, and to choose one alone was far worse (IoU 0.58 against 0.77)."""
 _CACHE_BYTES = 1_500_000_000
+_TRUST = 0.02  # weight of the trees' answer against agreement with a neighbour
 
 
 def filter_features(rgb_HW3: RGB) -> Features:
@@ -71,10 +72,7 @@ class _Samples:
 
 
 class ColdEngine:
-    """Learns from strokes on some images what to mark in any of them; thread-safe.
-
-    `makers` are kinds of features by name; all are taken while none is chosen.
-    """
+    """Learns from strokes what to mark, by the features of `makers`; thread-safe."""
 
     def __init__(self, makers: Mapping[str, Maker], *, seed: int = 0) -> None:
         self._makers = dict(makers)
@@ -105,24 +103,20 @@ class ColdEngine:
             parts = {kind: make(image.small_hw3) for kind, make in self._makers.items()}
             with self._guard:
                 self._described[image.name] = parts
-                while len(self._described) > 2 and self._num_bytes() > _CACHE_BYTES:
-                    self._described.popitem(last=False)
+                num_bytes = sum(x.nbytes for one in self._described.values() for x in one.values())
+                while len(self._described) > 2 and num_bytes > _CACHE_BYTES:
+                    _, oldest = self._described.popitem(last=False)
+                    num_bytes -= sum(part.nbytes for part in oldest.values())
             return parts
         finally:
             with self._guard:
                 self._making.discard(image.name)
                 self._guard.notify_all()
 
-    def _num_bytes(self) -> int:
-        return sum(part.nbytes for parts in self._described.values() for part in parts.values())
-
     def learn(
         self, image: WorkingImage, labels_hw: Labels, strokes_hw: Int[np.ndarray, "h w"] | None
     ) -> None:
-        """Take the labels of an image, at the engines' size, in place of what was known of it.
-
-        `strokes_hw` is the stroke that each pixel's label comes from; None: all are one.
-        """
+        """Take an image's labels for what was known of it; strokes_hw: the stroke of each."""
         parts = self.describe(image)
         random = np.random.default_rng(self._seed)
         each = _OWN_SAMPLES // 2
@@ -135,11 +129,9 @@ class ColdEngine:
             if len(places_N) == 0:
                 return
             strokes_hw = np.zeros(labels_hw.shape, int) if strokes_hw is None else strokes_hw
+            flat = {kind: part.reshape(-1, part.shape[-1]) for kind, part in parts.items()}
             self._samples[image.name] = _Samples(
-                parts={
-                    kind: part.reshape(-1, part.shape[-1])[places_N].astype(np.float32)
-                    for kind, part in parts.items()
-                },
+                parts={kind: part[places_N].astype(np.float32) for kind, part in flat.items()},
                 truth_N=labels_hw.ravel()[places_N].astype(int),
                 group_N=strokes_hw.ravel()[places_N] + 1_000_000 * number,
             )
@@ -147,11 +139,7 @@ class ColdEngine:
     def fit(
         self, name: str, *, without: Sequence[str] = (), is_first: bool = False
     ) -> "Forest | None":
-        """Grow trees for an image; its own strokes count more than all others (but `without`).
-
-        The first ones are fewer, from a part of the strokes. None while only one of foreground and
-        background has been shown.
-        """
+        """Grow trees for an image, quick ones if `is_first`; None where only one kind was shown."""
         with self._guard:
             samples = {n: one for n, one in self._samples.items() if n not in without}
             say = {tuple(self._makers): 1.0} if is_first else self.say
@@ -217,10 +205,7 @@ class Forest:
     def probability(
         self, parts: Mapping[str, Features], *, step: int = 1
     ) -> Float32[np.ndarray, "h w"]:
-        """Ask the trees about every pixel, or about one in step x step.
-
-        Every other row and column is asked first, what is between them where these disagree.
-        """
+        """Ask the trees about one pixel in step x step, first about every other of these."""
         wide = {kind: part[::step, ::step] for kind, part in parts.items()}
         coarse = {kind: part[::2, ::2] for kind, part in wide.items()}
         every = np.ones(next(iter(coarse.values())).shape[:2], bool)
@@ -259,16 +244,12 @@ def first_step(height: int, width: int) -> int:
 
 
 def settle(
-    probability_hw: Float32[np.ndarray, "h w"],
-    rgb_hw3: RGB,
-    labels_hw: Labels,
-    *,
-    trust: float = 0.02,
+    probability_hw: Float32[np.ndarray, "h w"], rgb_hw3: RGB, labels_hw: Labels
 ) -> Float32[np.ndarray, "h w"]:
     """Let neighbours of one colour agree: a random walk between strokes, near the trees' answer.
 
     Minimises the squared differences between neighbours, weighted by how alike they look, plus
-    `trust` times that to the given probability; strokes are held to. It is a sparse linear system.
+    `_TRUST` times that to the given probability; strokes are held to: a sparse linear system.
     """
     height, width = probability_hw.shape
     soft = ndimage.gaussian_filter(rgb_hw3.astype(np.float32) / 255, (0.5, 0.5, 0))
@@ -282,7 +263,7 @@ def settle(
     links = sparse.coo_matrix((weights, (first, second)), shape=(place.size, place.size))
     links = (links + links.T).tocsr()
     known_N = labels_hw.ravel() != IGNORE
-    pull_N = np.where(known_N, 100.0, trust)
+    pull_N = np.where(known_N, 100.0, _TRUST)
     aim_N = np.where(known_N, labels_hw.ravel() == 1, probability_hw.ravel())
     diagonal = np.asarray(links.sum(axis=1)).ravel() + pull_N
     system = sparse.diags(diagonal) - links

@@ -61,19 +61,14 @@ MEASURING = 0.12  # seconds for a million pixels of an image whose prediction is
 def training_seconds(
     budget_minutes: float, *, spent: float, ending: float, progress: Progress
 ) -> float:
-    """Say how long the epochs may take, and where the budget of the whole run can't be kept.
-
-    Of the budget, `spent` seconds are over, and `ending` seconds will be needed after them.
-    """
+    """Say how long the epochs may take, with seconds `spent` before them and `ending` after."""
     budget = 60 * budget_minutes
     rest = budget - spent - MARGIN * ending
     least = LEAST_SHARE * budget
     if rest >= least:
-        told = (
-            f"budget {budget_minutes:g} min: {spent:.0f} s used so far, {rest:.0f} s to train, "
-            f"about {ending:.0f} s to choose the threshold and to score"
-        )
-        progress.say(Detail(told))
+        told = f"{spent:.0f} s used so far, {rest:.0f} s to train"
+        after = f"about {ending:.0f} s to choose the threshold and to score"
+        progress.say(Detail(f"budget {budget_minutes:g} min: {told}, {after}"))
         return rest
     progress.say(
         f"the budget of {budget_minutes:g} min can't be kept: reading took {spent:.0f} s and the "
@@ -271,11 +266,7 @@ def measure_machine(
     *,
     from_scratch: bool = False,
 ) -> Machine:
-    """Time a few steps of the networks in question; images needn't be real for that.
-
-    `asked` has device, precision, loss and network, `given` the dotted keys of the choices;
-    the plan begins `from_scratch` unless the user asks for weights.
-    """
+    """Time a few steps of the networks in question: those that `given` leaves open."""
     started = time.perf_counter()
     device = devices.resolve_device(asked.train.device)
     precision = devices.resolve_precision(asked.train.precision, device, SILENT)

@@ -111,9 +111,8 @@ def measure_shard(
 
 
 def _outline(tolerance: float | None, spacing: float | None) -> OutlineRule:
-    if tolerance is None:
-        tolerance = 2.0 if spacing is None else 2.0 * spacing
-    return OutlineRule(tolerance=tolerance, spacing=spacing)
+    usual = 2.0 * (1.0 if spacing is None else spacing)
+    return OutlineRule(tolerance=usual if tolerance is None else tolerance, spacing=spacing)
 
 
 def _to_score(

@@ -53,13 +53,11 @@ class _Work(Silent):
     @contextmanager
     def task(self, label: str, *, total: int | None) -> Iterator[Task]:
         """Begin to count up to `total`."""
-        del label
         self._done, self._total = 0, total or 1
         yield self
 
     def advance(self, num: int = 1, /, **figures: float) -> None:
         """Count."""
-        del figures
         self._done += num
         self.progress = min(1.0, self._done / self._total)
         self.check()
@@ -254,12 +252,9 @@ def check_job(cage: Cage, path: Path, output: Output, *, name: str, limits: Limi
             f"{name}: images above 64 megapixels and stacks come as mask or probability"
         )
     if survey.num_pixels > limits.max_job_pixels:
-        raise Refusal(
-            413,
-            "too_many_pixels",
-            f"{name}: {survey.num_pixels / 1e6:,.0f} megapixels on {survey.num_pages} pages; jobs "
-            f"may have up to {limits.max_job_pixels / 1e6:,.0f}.",
-        )
+        told = f"{survey.num_pixels / 1e6:,.0f} megapixels on {survey.num_pages} pages"
+        most = f"jobs may have up to {limits.max_job_pixels / 1e6:,.0f}"
+        raise Refusal(413, "too_many_pixels", f"{name}: {told}; {most}.")
 
 
 def facts_of(job: Job, worker: JobWorker) -> dict[str, Any]:

@@ -40,11 +40,7 @@ LASTING = 3  # after so many epochs it is no longer the first epochs' fumbling
 
 
 class StepGuard(Stateful):
-    """Leaves out steps whose gradient is infinite or not a number, and remembers the others' norms.
-
-    Weights, the optimiser's memory and batch norm's statistics stay as they were before such a
-    step.
-    """
+    """Leaves out steps whose gradient isn't finite, and all that they changed."""
 
     kept = ("_in_row", "_skipped", "_norms", "_calmest")
 

@@ -143,10 +143,7 @@ def _half_cosine(start: float, end: float, share: float) -> float:
 
 
 class MovingAverage:
-    """Averages the weights after each optimiser step, and batch norm's statistics with them.
-
-    torch's `AveragedModel` does it; a share of `decay` stays at each step, less in a warm-up.
-    """
+    """Averages the weights, and batch norm's statistics, after each step of the optimiser."""
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self._model, self._decay = model, decay
@@ -160,7 +157,6 @@ class MovingAverage:
 
     def _blend(self, averages: Any, values: Any, num_averaged: Any) -> None:
         """Move tensors of one type towards their values."""
-        del num_averaged
         if averages[0].is_floating_point():
             decay = min(self._decay, (1 + self._step) / (AVERAGE_WARMUP + self._step))
             torch._foreach_lerp_(averages, values, 1 - decay)

@@ -28,7 +28,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from binseg.config import Recipe, dump_recipe, load_recipe
+from binseg.data.splits import read_contents, read_split
 from binseg.errors import BundleError, UsageError
+from binseg.parallel import processor_facts
 from binseg.storage import locked, write_json, write_text
 from binseg.types import Split
 
@@ -151,15 +153,7 @@ class RunFolder:
 
     def splits(self) -> dict[str, Split | None]:
         """Return which split each image of the run is in, by id; None where it was left out."""
-        from binseg.data.splits import read_split
-
         return read_split(self.split_path)
-
-    def contents(self) -> dict[str, str]:
-        """Return the content of each image of the run, by id; empty for runs without it."""
-        from binseg.data.splits import read_contents
-
-        return read_contents(self.split_path)
 
     def known(self) -> dict[str, Split | None]:
         """Return each image's split, by content, in this run and those it continues."""
@@ -167,7 +161,8 @@ class RunFolder:
         if self.earlier_path.is_file():
             earlier = json.loads(self.earlier_path.read_text("utf-8"))
         splits = self.splits()
-        pairs = [(one, splits[id_]) for id_, one in self.contents().items()] + [*earlier.items()]
+        contents = read_contents(self.split_path)  # by id; empty for runs without it
+        pairs = [(one, splits[id_]) for id_, one in contents.items()] + [*earlier.items()]
         rank: dict[Split | None, int] = {"train": 2, "val": 1}
         return dict(sorted(pairs, key=lambda pair: rank.get(pair[1], 0)))
 
@@ -178,11 +173,7 @@ class RunFolder:
         *,
         earlier: Mapping[str, Split | None] = MappingProxyType({}),
     ) -> None:
-        """Write what is known before the first epoch; `facts` join the environment.
-
-        The split is written after this, and makes it a run. `earlier` is the split, by content, of
-        the images of the model that this one continues.
-        """
+        """Write what is known before the first epoch; the split, written later, makes it a run."""
         self.path.mkdir(parents=True, exist_ok=True)
         # First, since it is the file that nobody else would have put there.
         write_json(self.environment_path, {**environment(), **facts})
@@ -205,7 +196,7 @@ def environment() -> dict[str, object]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": processor_facts().get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -217,17 +208,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _cpu_name() -> str:
-    """Return the processor's name; only Linux hides it in a file."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def next_run_path(model: str, *, root: str | Path = "runs") -> Path:

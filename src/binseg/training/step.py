@@ -39,10 +39,7 @@ class Tensors(NamedTuple):
 
 
 class TrainingStep:
-    """The forward and backward pass of a network, and the epoch's averages.
-
-    `freeze` is to be called before the first step of each epoch.
-    """
+    """The forward and backward pass of a network; `freeze` comes before each epoch's first step."""
 
     def __init__(
         self,
@@ -250,10 +247,7 @@ def encoder_of(model: nn.Module) -> nn.Module | None:
 
 
 def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
-    """Refuse settings that a network can't follow: deep supervision, or those of an encoder.
-
-    `build` is called only where such a setting is used, on the meta device. Raises UsageError.
-    """
+    """Refuse settings that a network, built only where one is used, can't follow: UsageError."""
     asked = {
         "loss.deep_supervision": recipe.loss.deep_supervision,
         "optimizer.encoder_lr_factor": recipe.optimizer.encoder_lr_factor != 1,
