@@ -21,12 +21,12 @@ from binseg.cli import app
 from binseg.cli.predict import _model_and_inputs
 from binseg.errors import ImageError, OutputError, UsageError
 from binseg.imageio.cage import Cage
-from binseg.inference import ModelPredictor, PredictOptions
+from binseg.inference import ModelPredictor, PredictOptions, sources
 from binseg.inference.engine import predict_bytes, predict_files, run
 from binseg.inference.large import predict_large
 from binseg.inference.pretrained import default_bundle_path
 from binseg.inference.sinks import FolderSink, PredictResult
-from binseg.inference.sources import WatchSource, find_images
+from binseg.inference.sources import FileSource, WatchSource
 from binseg.postprocess import PostProcessing
 from binseg.storage import held
 from binseg.types import Preprocessing
@@ -350,9 +350,42 @@ def test_zarr_images_in_folders_are_found(tmp_path: Path, paint: Callable[..., P
     pixels = np.zeros((16, 20), np.uint8)
     for name in ("in/slide.zarr", "plate.zarr/A/1/0"):
         zarr.create_array(str(tmp_path / name), data=pixels)
-    found, failures = find_images([tmp_path / "in", tmp_path / "plate.zarr/A/1/0"], tmp_path / "m")
-    assert not failures
-    assert [one.path.name for one in found] == ["a.png", "slide.zarr", "0"]
+    source = FileSource([tmp_path / "in", tmp_path / "plate.zarr/A/1/0"])
+    (found,) = source.rounds(FolderSink(tmp_path / "m"), PredictOptions())
+    assert not found.failures
+    assert [one.path.name for one in found.images] == ["a.png", "slide.zarr", "0"]
+
+
+def test_large_folders_are_begun_with_before_the_rest_is_looked_at(
+    model: ModelPredictor,
+    paint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In rounds, whose outputs are named as in one; where files could be in the way, in one."""
+    monkeypatch.setattr(sources, "AT_ONCE", 2)
+    for name in ("a.jpg", "a.png", "b.png", "deep/a.png", "deep/b.jpg", "z.png"):
+        paint(f"in/{name}")
+    (tmp_path / "in/note.txt").write_text("no image")
+    source = FileSource([tmp_path / "in"])
+
+    def rounds(out: Path) -> list[int]:
+        return [len(one.images) for one in source.rounds(FolderSink(out), PredictOptions())]
+
+    out = tmp_path / "out"
+    assert rounds(out) == [2, 2, 2]
+    assert rounds(tmp_path) == rounds(tmp_path / "in") == [6]
+    result = predict_files(model, [tmp_path / "in"], out=out)
+    assert len(result.written) == 6
+    assert [one.name for one in result.left_out] == ["note.txt"]
+    names = sorted(one.relative_to(out).as_posix() for one in out.rglob("*.png"))
+    assert names == ["a.png", "a.png.png", "b.png", "deep/a.png", "deep/b.png", "z.png"]
+    assert predict_files(model, [tmp_path / "in"], out=out, resume=True).num_skipped == 6
+    (out / "a.png").unlink()
+    assert rounds(out) == [6]
+    with pytest.raises(UsageError, match="exists"):
+        predict_files(model, [tmp_path / "in"], out=out)
+    assert not (out / "a.png").exists()
 
 
 def test_a_watched_folder_is_followed(

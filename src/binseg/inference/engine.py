@@ -72,7 +72,8 @@ def run(
         if num_skipped:
             progress.say(f"{num_skipped} of {len(found.images)} are there already")
         work = _Work(predictor=predictor, sink=sink, options=options, progress=progress)
-        results = list(work.results(todo))
+        since = f", from image {round_.num_before + 1:,} on" if round_.num_before else ""
+        results = list(work.results(todo, label=f"predicting{since}"))
         failures = [one for one in results if isinstance(one, Failure)]
         result = PredictResult(
             written=tuple(one for one in results if isinstance(one, Written)),
@@ -223,14 +224,14 @@ class _Work:
     progress: Progress = SILENT
     largest: int = 0  # Bytes of the largest image so far, with its probability; 0 before the first
 
-    def results(self, todo: Sequence[_Todo]) -> Iterator[Written | Failure]:
+    def results(self, todo: Sequence[_Todo], *, label: str) -> Iterator[Written | Failure]:
         """Predict images in memory first, then huge ones and videos."""
         plain, progress = [one for one in todo if one[0].kind == "image"], self.progress
         if len(plain) == 1:
             yield self._alone(plain[0])
         else:
             results = self._together(plain)
-            yield from track(results, progress=progress, label="predicting", total=len(plain))
+            yield from track(results, progress=progress, label=label, total=len(plain))
         for image, stem in todo:
             if image.kind != "image":
                 how = (self.predictor, self.sink, self.options)

@@ -96,6 +96,8 @@ class Sink(ABC):
     replaces = True  # True lets outputs that are there be replaced
     large_probability: ProbabilityType = "uint8"  # Type of huge images' stored probabilities
 
+    is_free = False  # True where no earlier file can be in an output's way
+
     def __init__(self, out: Path) -> None:
         self.out = out  # The folder of the outputs; what lies in there is no input
 
@@ -152,7 +154,12 @@ class FolderSink(Sink):
         self._shard = shard
         self._masks: list[tuple[str, str]] = []  # Each image of the shard with its mask
         self.entries: dict[Path, Entry] | None = {} if report else None  # For the page
-        self._owners: dict[Path, Path] = {}  # The image behind each output of earlier rounds
+        self._owners: dict[str, str] = {}  # The image behind each output of earlier rounds
+
+    @property
+    def is_free(self) -> bool:
+        """Tell whether no earlier file can be in an output's way."""
+        return self.replaces or not (self.out.is_dir() and any(self.out.iterdir()))
 
     def stems(
         self,
@@ -168,7 +175,7 @@ class FolderSink(Sink):
             done = list(map_ordered(find, images, num_threads=4, ahead=64))
             for image, stem in zip(images, done, strict=True):
                 if stem is not None:
-                    self._owners.update(dict.fromkeys(files_of(image, stem, options), image.path))
+                    self._owners.update(_owned(files_of(image, stem, options), image))
         left = [image for image, stem in zip(images, done, strict=True) if stem is None]
         named = dict(zip(left, self._named(left, options, progress), strict=True))
         files: list[Path] = []
@@ -267,7 +274,8 @@ class FolderSink(Sink):
         for image in images:
             for stem in candidates(image, self.out):
                 files = files_of(image, stem, options)
-                own = all(self._owners.get(one, image.path) == image.path for one in files)
+                owner = str(image.path)
+                own = all(self._owners.get(str(one), owner) == owner for one in files)
                 if own and taken.isdisjoint(files):
                     break
             if stem != next(candidates(image, self.out)):
@@ -275,7 +283,7 @@ class FolderSink(Sink):
                     f"{image.path}: written as {files[0].name}, since another has its name"
                 )
             taken.update(files)
-            self._owners.update(dict.fromkeys(files, image.path))
+            self._owners.update(_owned(files, image))
             yield stem
 
     def _refuse_replacing(self, images: Sequence[InputImage], files: Sequence[Path]) -> None:
@@ -290,6 +298,10 @@ class FolderSink(Sink):
                     f"{file} exists; choose another folder with --out, replace the files of an "
                     "earlier run with --overwrite, or go on with a stopped one with --resume"
                 )
+
+
+def _owned(files: Sequence[Path], image: InputImage) -> dict[str, str]:
+    return dict.fromkeys(map(str, files), str(image.path))
 
 
 class BytesSink(Sink):

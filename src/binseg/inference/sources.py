@@ -39,6 +39,7 @@ _ZARR_SUFFIX = ".zarr"
 _OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # Files that systems put into folders of images
 _RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 """Most are TIFF by their first bytes, with a small preview that isn't the image."""
+AT_ONCE = 10_000  # Images of a folder that are begun with before the rest is looked at
 FETCHED = 64  # Images that lie on this machine's disk at once
 _Stamp = tuple[int, int]  # Size and time of change (ns) of a file
 
@@ -98,6 +99,7 @@ class Round:
     images: Sequence[InputImage]
     failures: Sequence[Failure] = ()
     left_out: Sequence[Path] = ()  # Files of a folder that are text, and so no images
+    num_before: int = 0  # Images of the same folder in earlier rounds
 
 
 class Source(Protocol):
@@ -125,11 +127,24 @@ class FileSource:
     inputs: Iterable[str | Path]
 
     def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
-        """Give all images in one round; an input that names none is a failure."""
-        texts: list[Path] = []
-        whole = not options.is_per_page
-        images, failures = find_images(self.inputs, sink.out, whole_stacks=whole, texts=texts)
-        yield Round(images=images, failures=failures, left_out=texts)
+        """Give all images; those of a large folder in rounds, where no file can be in the way.
+
+        An input that names no image is a failure.
+        """
+        inputs, texts, failures = [*self.inputs], list[Path](), list[Failure]()
+        is_apart = len(inputs) == 1 and not Path(inputs[0]).resolve().is_relative_to(
+            sink.out.resolve()
+        )
+        num_at_once = AT_ONCE if is_apart and sink.is_free else None
+        listing, num = _Listing(whole_stacks=not options.is_per_page), 0
+        found = _found(inputs, sink.out, texts, failures)
+        while (some := [*islice(found, num_at_once)]) or texts or failures:
+            images, unreadable = listing.images(some)
+            given = {"failures": [*failures, *unreadable], "left_out": [*texts]}
+            yield Round(images=images, **given, num_before=num)
+            num += len(images)
+            texts.clear()
+            failures.clear()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +165,7 @@ class WatchSource:
                 f"{home} can't hold the masks of the images that come into it, which would be "
                 "taken for images; choose another folder with --out"
             )
+        whole = not options.is_per_page
         before: dict[Path, _Stamp] = {}
         told: set[Path] = set()
         done: dict[Path, _Stamp] = {}
@@ -161,7 +177,7 @@ class WatchSource:
             ready = [one for one, stamp in now.items() if before.get(one) == stamp != done.get(one)]
             if ready or left_out:
                 found = [(path, path.relative_to(home)) for path in ready]
-                images, failures = _listed(found, whole_stacks=not options.is_per_page)
+                images, failures = _Listing(whole_stacks=whole).images(found)
                 yield Round(images=images, failures=failures, left_out=left_out)
             done.update({path: now[path] for path in ready})
             before = now
@@ -170,23 +186,18 @@ class WatchSource:
             time.sleep(self.seconds)
 
 
-def find_images(
-    inputs: Iterable[str | Path],
-    out: Path,
-    *,
-    whole_stacks: bool = True,
-    texts: list[Path] | None = None,
-) -> tuple[list[InputImage], list[Failure]]:
-    """List images once, by page unless `whole_stacks`, without masks in `out`; fill `texts`."""
-    found: list[tuple[Path, Path]] = []
-    failures: list[Failure] = []
+def _found(
+    inputs: Sequence[str | Path], out: Path, texts: list[Path], failures: list[Failure]
+) -> Iterator[tuple[Path, Path]]:
+    """Give the files of inputs, each with its path inside its input; fill the lists meanwhile."""
     for given in inputs:
-        if of_input := list(_expand(str(given), out, [] if texts is None else texts)):
-            found += of_input
-        else:
+        of_input = _expand(str(given), out, texts)
+        first = next(of_input, None)
+        if first is None:
             failures.append(Failure.of(given, "there is no such image, or none in it"))
-    images, unreadable = _listed(found, whole_stacks=whole_stacks)
-    return images, [*failures, *unreadable]
+        else:
+            yield first
+            yield from of_input
 
 
 class Places:
@@ -205,26 +216,29 @@ class Places:
         return self._folders[folder] / path.name
 
 
-def _listed(
-    found: Iterable[tuple[Path, Path]], *, whole_stacks: bool
-) -> tuple[list[InputImage], list[Failure]]:
-    """Turn files into images, each once, by what their headers say."""
-    images: list[InputImage] = []
-    failures: list[Failure] = []
-    seen: set[tuple[Path, int | None]] = set()
-    places = Places()
-    for path, relative in found:
-        try:
-            of_file = images_of_file(path, relative, whole_stacks=whole_stacks)
-        except ImageError as error:
-            failures.append(Failure.of(path, error))
-            continue
-        place = places.real(path)
-        for image in of_file:
-            if (place, image.page) not in seen:
-                seen.add((place, image.page))
-                images.append(image)
-    return images, failures
+class _Listing:
+    """Files become images, each once, by what their headers say."""
+
+    def __init__(self, *, whole_stacks: bool) -> None:
+        self._whole_stacks = whole_stacks
+        self._seen: set[tuple[str, int | None]] = set()
+        self._places = Places()
+
+    def images(self, found: Iterable[tuple[Path, Path]]) -> tuple[list[InputImage], list[Failure]]:
+        """Give the images of these files that were not given before, and files that can't be read."""
+        images, failures = list[InputImage](), list[Failure]()
+        for path, relative in found:
+            try:
+                of_file = images_of_file(path, relative, whole_stacks=self._whole_stacks)
+            except ImageError as error:
+                failures.append(Failure.of(path, error))
+                continue
+            place = str(self._places.real(path))
+            for image in of_file:
+                if (place, image.page) not in self._seen:
+                    self._seen.add((place, image.page))
+                    images.append(image)
+        return images, failures
 
 
 def _expand(given: str, out: Path, texts: list[Path]) -> Iterator[tuple[Path, Path]]:
@@ -243,19 +257,22 @@ def _expand(given: str, out: Path, texts: list[Path]) -> Iterator[tuple[Path, Pa
 def _in_folder(folder: Path, out: Path, texts: list[Path]) -> Iterator[tuple[Path, Path]]:
     """Give a folder's images, text into `texts`; what is neither fails when it is read."""
     home, answers, places = folder.resolve(), out.resolve(), Places()
-    apart = answers != home and answers.is_relative_to(home)
-    found: list[Path] = []
+    apart = not home.is_relative_to(answers)
+    found: list[str] = []  # a path takes five times the memory of its text
     for parent, folders, names in os.walk(folder):
         zarrs = [name for name in folders if name.lower().endswith(_ZARR_SUFFIX)]
         folders[:] = [name for name in folders if name not in zarrs and not name.startswith(".")]
         shown = (one for one in names if not one.startswith(".") and one not in _OF_SYSTEMS)
-        found += [Path(parent, name) for name in (*zarrs, *shown)]
-    for path in sorted(found):
+        inside = os.path.relpath(parent, folder).removeprefix(os.curdir)
+        found += [os.path.join(inside, name) for name in (*zarrs, *shown)]  # noqa: PTH118
+    found.sort(key=lambda one: one.replace(os.sep, "\0"))  # as paths are: folder by folder
+    for text in found:
+        path, relative = Path(folder, text), Path(text)
         if apart and places.real(path).is_relative_to(answers):
             continue
         suffix = path.suffix.lower()
         if suffix in IMAGE_SUFFIXES or suffix == _ZARR_SUFFIX or kind_of(path) != "text":
-            yield path, path.relative_to(folder)
+            yield path, relative
         else:
             texts.append(path)
 
