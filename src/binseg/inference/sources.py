@@ -225,7 +225,7 @@ class _Listing:
         self._places = Places()
 
     def images(self, found: Iterable[tuple[Path, Path]]) -> tuple[list[InputImage], list[Failure]]:
-        """Give the images of these files that were not given before, and files that can't be read."""
+        """Give the images of these files that are new, and the files that can't be read."""
         images, failures = list[InputImage](), list[Failure]()
         for path, relative in found:
             try:
