@@ -96,10 +96,13 @@ class Sink(ABC):
     replaces = True  # True lets outputs that are there be replaced
     large_probability: ProbabilityType = "uint8"  # Type of huge images' stored probabilities
 
-    is_free = False  # True where no earlier file can be in an output's way
-
     def __init__(self, out: Path) -> None:
         self.out = out  # The folder of the outputs; what lies in there is no input
+
+    @property
+    def is_free(self) -> bool:
+        """Tell whether no earlier file can be in an output's way."""
+        return False
 
     def stems(
         self,

@@ -140,8 +140,8 @@ class FileSource:
         found = _found(inputs, sink.out, texts, failures)
         while (some := [*islice(found, num_at_once)]) or texts or failures:
             images, unreadable = listing.images(some)
-            given = {"failures": [*failures, *unreadable], "left_out": [*texts]}
-            yield Round(images=images, **given, num_before=num)
+            bad = [*failures, *unreadable]
+            yield Round(images=images, failures=bad, left_out=[*texts], num_before=num)
             num += len(images)
             texts.clear()
             failures.clear()
