@@ -5,7 +5,7 @@
 
 images  `check`, the training cache, `evaluate` and `predict` of small images, a process each
 pixels  `predict` of one TIFF
-names   the start of `predict FOLDER`: from the folder to the names of all outputs
+names   the start of `predict FOLDER`: from the folder to the names of the first outputs
 
 Exponents are fitted to log(seconds) over log(size), without a process's start; 1 is linear.
 """
@@ -56,7 +56,7 @@ elif verb == "predict":
     predict_files(model, [Path(folder) / "images"], out=Path(folder) / "out")
 else:
     sink = FolderSink(Path(folder) / "out")
-    (found,) = FileSource([folder]).rounds(sink, PredictOptions())
+    found = next(FileSource([folder]).rounds(sink, PredictOptions()))
     sink.stems(found.images, None, PredictOptions(), SILENT)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(time.perf_counter() - start, time.process_time() - used, (peak - before) / 1e3)
@@ -68,7 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--megapixels", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--names", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--names", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--verbs", nargs="+", default=list(VERBS))
     parser.add_argument("--only", choices=["images", "pixels", "names"], action="append")
     parser.add_argument("--json", type=Path)
