@@ -171,7 +171,8 @@ class Session:
         """Keep what is shown, or nothing (`empty`), as the mask; ChangedError if it changed."""
         opened = self.open(name)
         with self._state:
-            if not empty and version is not None and version != opened.version:
+            is_ours = self.project.last(name) <= seen  # else another window has drawn
+            if is_ours and not empty and version not in (None, opened.version):
                 told = f"{name}: a newer prediction has come; look at it, and accept it"
                 raise ChangedError(told)
             mask_HW = np.zeros(opened.image.size) if empty else opened.mask()

@@ -36,9 +36,9 @@ def give(tab: Any, *files: Given, kind: str = "drop") -> None:
     tab.evaluate(_GIVE, [packed, kind])
 
 
-def until(tab: Any, condition: str, given: Any = None) -> None:
+def until(tab: Any, condition: str, given: Any = None, *, seconds: float = PATIENCE_S) -> None:
     """Wait until a condition holds. Playwright's own way needs eval, which the page forbids."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + seconds
     while not tab.evaluate(condition, given):
         assert time.monotonic() < end, condition
         tab.wait_for_timeout(20)

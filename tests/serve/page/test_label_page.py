@@ -308,5 +308,6 @@ def test_train_for_real(labelled: tuple[str, Path], visit: Any, unlabelled: Any)
     tab = visit("empty2")
     tab.locator("#minutes").fill("1")
     tab.locator("#train").click()
-    until(tab, "/^Done: Dice 0/.test(document.getElementById('train-text').textContent)", 600)
+    done = "/^Done: Dice 0/.test(document.getElementById('train-text').textContent)"
+    until(tab, done, seconds=600)
     assert [*(labelled[1] / "runs").glob("*/best.pt")]
