@@ -37,6 +37,9 @@ def test_all_problems_come_in_one_line_with_the_nearest_name() -> None:
     assert "did you mean stretch?" in message
     assert "train.batch_size" in message
     assert "did you mean optimizer?" in message
+    with pytest.raises(UsageError, match=r"; and 42 more$") as caught:
+        load_recipe(sections={"input": {"mean": list("x" * 50)}})
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

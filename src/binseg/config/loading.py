@@ -17,6 +17,7 @@ from binseg.config.recipe import Recipe
 from binseg.errors import UsageError, suggest
 
 MAX_RECIPE_BYTES, MAX_DIGITS = 1_000_000, 100
+MOST_SHOWN = 8  # problems that one message names
 _DEPENDENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "loss": {"name": ("options",)},
     "model": {
@@ -60,7 +61,10 @@ def load_recipe(
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(_describe(detail) for detail in error.errors())
+        found = error.errors()
+        problems = "; ".join(_describe(detail) for detail in found[:MOST_SHOWN])
+        if len(found) > MOST_SHOWN:
+            problems += f"; and {len(found) - MOST_SHOWN} more"
         raise UsageError(f"recipe ({label}): {problems}") from None
 
 

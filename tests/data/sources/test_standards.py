@@ -169,6 +169,10 @@ def test_kaggles_run_lengths(tmp_path: Path) -> None:
     path.write_text("ImageId,EncodedPixels\na,3000 100\nb,5 3 6 2\n")
     with pytest.raises(DataError, match=r"leave its 48x64 pixels.*b has run lengths that over"):
         opened(tmp_path)
+    for odd in ("7", "1 50 200", "1 x"):
+        path.write_text(f"ImageId,EncodedPixels\na,{odd}\nb,\n")
+        with pytest.raises(DataError, match="unreadable run lengths, which are pairs"):
+            opened(tmp_path)
 
 
 def coco(image: str, segmentation: object) -> str:

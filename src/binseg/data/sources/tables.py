@@ -135,10 +135,10 @@ def _runs_of_text(text: str, height: int, width: int) -> list[int]:
         return []
     try:
         numbers = np.array([int(float(word)) for word in words])
-        starts, lengths = numbers[::2] - 1, numbers[1::2]
+        starts, lengths = (numbers.reshape(-1, 2) - [1, 0]).T
         ends = starts + lengths
     except (ValueError, OverflowError):
-        raise ValueError("has unreadable run lengths") from None
+        raise ValueError("has unreadable run lengths, which are pairs of numbers") from None
     order = np.argsort(starts)
     starts, ends = starts[order], ends[order]
     if starts[0] < 0 or (lengths < 1).any() or ends[-1] > height * width:
