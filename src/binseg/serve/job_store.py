@@ -124,10 +124,9 @@ class JobStore:
         """Find a job by its id."""
         return self._jobs.get(id_)
 
-    def num_in(self) -> dict[str, int]:
+    def num_in(self) -> Counter[State]:
         """Count the jobs in each state."""
-        num = Counter(job.state for job in list(self._jobs.values()))
-        return {state: num[state] for state in STATES}
+        return Counter(job.state for job in list(self._jobs.values()))
 
     def num_bytes(self) -> int:
         """Count the bytes on disk: of all jobs, half-made results, and what comes or is sent."""

@@ -106,16 +106,9 @@ class TrainingStep:
         size = self._clock.training_size(epoch)
         if not self.recipe.draws_patches:  # which are cut at this size
             images_BCHW, targets_BHW = _shrink(images_BCHW, targets_BHW, size)
-        images_BCHW, targets_BHW = self.augment(
-            images_BCHW,
-            targets_BHW,
-            seed=config.seed,
-            epoch=epoch,
-            step=batch.step,
-            size=size,
-            first=batch.first,
-            total=batch.total,
-        )
+        place = {"seed": config.seed, "epoch": epoch, "step": batch.step}
+        place |= {"size": size, "first": batch.first, "total": batch.total}
+        images_BCHW, targets_BHW = self.augment(images_BCHW, targets_BHW, **place)
         images_BCHW = (images_BCHW - self._mean) / self._std
         target_B1HW = targets_BHW[:, None]
         return Tensors(
