@@ -303,8 +303,7 @@ def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
     checked: dict[str, float] = {}
     for option, given in {**entry.defaults, **(options or {})}.items():
         rule = entry.knobs[option].rule
-        is_whole = isinstance(given, float) and given.is_integer()  # as recipes have all numbers
-        value = int(given) if is_whole else given
+        value = int(given) if float(given).is_integer() else given  # recipes have floats alone
         if not rule.takes(value):
             raise UsageError(f"loss {name}: {option} is {value!r}; it takes {rule.accepted()}")
         checked[option] = float(value)

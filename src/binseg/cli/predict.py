@@ -310,7 +310,18 @@ def _tell_round(result: "PredictResult") -> None:
 
 
 def _tell_troubles(result: "PredictResult") -> None:
-    """Name images unlike the training data, doubtful masks, files that are text, and failures."""
+    """Name unlike images, doubtful masks, files that are text, and failures."""
+    _tell_quality(result)
+    if num := len(result.left_out):
+        named = ", ".join(one.name for one in result.left_out[:3])
+        more = f" and {num - 3} more" if num > 3 else ""
+        message(f"{num} {'file is' if num == 1 else 'files are'} text, no image: {named}{more}")
+    for failure in result.failures:
+        message(f"binseg: {failure.reason}")
+
+
+def _tell_quality(result: "PredictResult") -> None:
+    """Name the images that are unlike the training data, and those whose masks are doubtful."""
     from binseg.data.dataset import counted, name_some
 
     total = counted(len(result.written), "image", "images")
@@ -326,12 +337,6 @@ def _tell_troubles(result: "PredictResult") -> None:
         names = name_some([one.source.name for one in flagged])
         verb = "is" if len(flagged) == 1 else "are"
         message(f"{len(flagged)} of {total} {verb} {what}: {names} ({why}); {advice}")
-    if num := len(result.left_out):
-        named = ", ".join(one.name for one in result.left_out[:3])
-        more = f" and {num - 3} more" if num > 3 else ""
-        message(f"{num} {'file is' if num == 1 else 'files are'} text, no image: {named}{more}")
-    for failure in result.failures:
-        message(f"binseg: {failure.reason}")
 
 
 def _tell(

@@ -129,8 +129,10 @@ def figures(
     """Compute `describe` and `signs`, of images much larger than their input by some pixels."""
     step = reduction(mask_HW.shape, preprocessing)
     some, size = slice(step // 2, None, step), mask_HW.shape
-    is_small = isinstance(probability, SmallMap)
-    some_hw = probability.every(step) if is_small else probability[some, some]
+    if isinstance(probability, SmallMap):
+        some_hw = probability.every(step)
+    else:
+        some_hw = probability[some, some]
     mask_hw = mask_HW[some, some]
     scores_D = describe(image_HWC, some_hw, mask_hw, preprocessing, size=size, step=step)
     return scores_D, signs(some_hw, mask_hw, step=step)

@@ -23,7 +23,7 @@ _DEFAULT_RATE = Fraction(25)
 _CONTAINERS = {".mkv": "matroska", ".mp4": "mp4"}
 _Frame = tuple[np.ndarray, int]  # a frame's pixels, and its time in units of the video
 _Pace = tuple[Fraction, Fraction]  # frames a second on average, and the seconds of a unit of time
-_SAFELY = {"options": {"format_whitelist": "avi,matroska,mov", "protocol_whitelist": "file"}}
+_SAFELY: Any = {"options": {"format_whitelist": "avi,matroska,mov", "protocol_whitelist": "file"}}
 """FFmpeg knows a file by its bytes: a playlist with a video's name would open other files."""
 
 

@@ -93,7 +93,7 @@ def predict_on(
     for round_ in source.rounds(sink, options):
         found = sink.settled(round_, options)
         everything += PredictResult(failures=tuple(found.failures), left_out=tuple(found.left_out))
-        how = {"report": sink.entries is not None, "overwrite": sink.replaces_others}
+        how: Any = {"report": sink.entries is not None, "overwrite": sink.replaces_others}
         work = partial(_predict, files, sink.out, options, **how)
         plain = [one for one in found.images if one.kind == "image"]
         with progress.task("predicting", total=len(plain)) as task:

@@ -124,9 +124,10 @@ class JobStore:
         """Find a job by its id."""
         return self._jobs.get(id_)
 
-    def num_in(self) -> Counter[State]:
+    def num_in(self) -> dict[str, int]:
         """Count the jobs in each state."""
-        return Counter(job.state for job in list(self._jobs.values()))
+        num = Counter(job.state for job in list(self._jobs.values()))
+        return {state: num[state] for state in STATES}
 
     def num_bytes(self) -> int:
         """Count the bytes on disk: of all jobs, half-made results, and what comes or is sent."""

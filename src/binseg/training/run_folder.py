@@ -155,14 +155,17 @@ class RunFolder:
         """Return which split each image of the run is in, by id; None where it was left out."""
         return read_split(self.split_path)
 
+    def contents(self) -> dict[str, str]:
+        """Return the content of each image of the run, by id; empty for runs without it."""
+        return read_contents(self.split_path)
+
     def known(self) -> dict[str, Split | None]:
         """Return each image's split, by content, in this run and those it continues."""
         earlier: dict[str, Split | None] = {}
         if self.earlier_path.is_file():
             earlier = json.loads(self.earlier_path.read_text("utf-8"))
         splits = self.splits()
-        contents = read_contents(self.split_path)  # by id; empty for runs without it
-        pairs = [(one, splits[id_]) for id_, one in contents.items()] + [*earlier.items()]
+        pairs = [(one, splits[id_]) for id_, one in self.contents().items()] + [*earlier.items()]
         rank: dict[Split | None, int] = {"train": 2, "val": 1}
         return dict(sorted(pairs, key=lambda pair: rank.get(pair[1], 0)))
 
