@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -301,9 +301,11 @@ def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
             known = suggest(option, entry.knobs) if entry.knobs else "it has none"
             raise UsageError(f"loss {name} has no option {option!r}; {known}")
     checked: dict[str, float] = {}
-    for option, given in {**entry.defaults, **(options or {})}.items():
+    given: dict[str, Any] = {**entry.defaults, **(options or {})}
+    for option, asked in given.items():
         rule = entry.knobs[option].rule
-        value = int(given) if float(given).is_integer() else given  # recipes have floats alone
+        is_whole = isinstance(asked, float) and asked.is_integer()  # as recipes have all numbers
+        value = int(asked) if is_whole else asked
         if not rule.takes(value):
             raise UsageError(f"loss {name}: {option} is {value!r}; it takes {rule.accepted()}")
         checked[option] = float(value)

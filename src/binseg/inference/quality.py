@@ -246,9 +246,7 @@ def signs(
 ) -> Float64[np.ndarray, " K"]:
     """Compute what the probabilities promise of a mask, in logits; the first is the Dice itself.
 
-    They are the Dice between mask and probability, how sure the mask's pixels are, how much of the
-    foreground lies outside, and how little the mask depends on its threshold. Where every
-    `step`-th pixel is given, outlines are that many times longer.
+    Where every `step`-th pixel is given, outlines are that many times longer.
     """
     inside_N = probability_HW[mask_HW].astype(np.float64)
     area, total = float(mask_HW.sum()), float(probability_HW.sum(dtype=np.float64))

@@ -42,9 +42,8 @@ def predict_video(
 ) -> float:
     """Write a video's masks, of its size; give the share of all pixels that is foreground.
 
-    `files` are NAME.mkv for the masks (FFV1, without loss: 0 and 255; `facts` are its tag BINSEG),
-    and perhaps NAME.mp4 for the video with the masks drawn over it (H.264), without sound; what is
-    there is replaced. Raises ImageError (no video), MissingExtraError (no PyAV) and OutputError.
+    `files` are NAME.mkv for the masks (FFV1; `facts` are its tag BINSEG), and perhaps NAME.mp4 with
+    the masks drawn over it (H.264), without sound. Raises ImageError and OutputError.
     """
     require_av()
     mask_path, *others = files

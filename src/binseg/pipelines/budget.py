@@ -147,11 +147,7 @@ class Ending:
 
 
 def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: bool) -> Ending:
-    """Predict and score a few validation images on trial, with the network that will predict.
-
-    The masks that are measured are its own if it is trained. An untrained network's are noise,
-    whose specks take longer to measure than any later ones; the truth stands in.
-    """
+    """Predict and score a few validation images on trial; an untrained network lends no masks."""
     chosen = spread(val.records, NUM_TIMED)
     samples = [read_sample(record, val.rule) for record in chosen]
     judge.predict(samples[0].image_HWC)  # the first prediction of a network pays for its set-up
@@ -162,6 +158,7 @@ def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: b
         probability_HW = judge.predict(sample.image_HWC).probability
         predicted = time.perf_counter()
         assert sample.mask_HW is not None
+        # An untrained network's masks are noise, whose specks take longer than any later ones.
         mask_HW = probability_HW > 0.5 if is_trained else sample.mask_HW
         _measure(sample, probability_HW, mask_HW)
         measured, working = time.perf_counter(), time.thread_time()

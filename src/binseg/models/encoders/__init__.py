@@ -26,9 +26,7 @@ from binseg.models.skeleton import Encoder
 class TimmEncoder(Encoder):
     """A `features_only` network of timm; its weights are those of the tag in its name.
 
-    timm sums the first convolution's weights for 1 channel, and repeats and scales them for others.
-    Raises MissingExtraError, UsageError (no such network, or no feature maps) and DataError
-    (weights).
+    Raises MissingExtraError, UsageError (no such network, no feature maps) and DataError (weights).
     """
 
     def __init__(self, in_channels: int, *, name: str, pretrained: bool) -> None:

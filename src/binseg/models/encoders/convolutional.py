@@ -52,11 +52,7 @@ class UNetEncoder(Encoder):
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions beside a shortcut: two of 3x3, or one of 3x3 between two of 1x1 (`bottleneck`).
-
-    A bottleneck's 3x3 convolution has the stride, as in torchvision (the paper strides the first
-    one).
-    """
+    """Convolutions beside a shortcut; a `bottleneck` has its stride at 3x3, as in torchvision."""
 
     def __init__(
         self,
@@ -372,11 +368,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileEncoder(Encoder):
-    """A stem and stages of inverted residuals; feature maps at 1/2, 1/4, 1/8, 1/16, 1/32.
-
-    The classifier's 1x1 convolution is left out; `tensorflow` takes its padding, epsilon and
-    momentum.
-    """
+    """A stem and stages of inverted residuals; `tensorflow` takes its padding, eps, momentum."""
 
     def __init__(
         self, in_channels: int, *, width: int, stages: tuple[Stage, ...], tensorflow: bool
