@@ -38,7 +38,7 @@ ELSEWHERE = {  # Options as other programs call them
     "--output": "--out", "--output-dir": "--out", "--data-path": "--data", "--weights": "--from",
 }  # fmt: skip
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-WIDE = 200  # Columns where no window limits them
+WIDE = 100  # Columns of tables where no window limits them
 
 
 def progress_of(context: typer.Context) -> Progress:
@@ -217,13 +217,15 @@ RANK_NAMES = ("RANK", "SLURM_PROCID", "NODE_RANK")
 
 
 class _Untyped:
-    """Help that shows no type for switches, since they take no value."""
+    """Help that shows no type for switches, which take no value, nor beside an argument's name."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for one in parameters:
             if getattr(one, "is_flag", False):
                 one.metavar = ""
+            elif one.param_type_name == "argument":
+                one.display_type_rich = lambda **_: None
         return parameters
 
 

@@ -36,7 +36,7 @@ def predict(
         argument(
             "A run or bundle, and images, folders, globs or videos; - reads an image from stdin "
             "and writes its mask to stdout.",
-            "RUN INPUTS...",
+            "RUN INPUTS",
         ),
     ],
     model: Annotated[
