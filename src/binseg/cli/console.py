@@ -38,6 +38,11 @@ ELSEWHERE = {  # Options as other programs call them
     "--output": "--out", "--output-dir": "--out", "--data-path": "--data", "--weights": "--from",
 }  # fmt: skip
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_THEIRS = {  # Words of typer and pydantic, and ours for them
+    "Input should be a valid integer, unable to parse string as an integer": "give a whole number",
+    "Input should be a valid number, unable to parse string as a number": "give a number",
+    "Input should be": "it should be",
+}
 WIDE = 100  # Columns of tables where no window limits them
 
 
@@ -324,10 +329,13 @@ def _say_usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "binseg"
     if (name := getattr(error, "option_name", None)) and context is not None:
-        known = [flag for one in context.command.params for flag in one.opts if flag[:2] == "--"]
-        alike = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, known, n=1)
-        hint = f"did you mean {alike[0]}? See" if set(alike) & {*known} else "see"
+        known = {flag[2:] for one in context.command.params for flag in one.opts}
+        likely = ELSEWHERE.get(name, name)[2:]  # dashes alike would make any two names alike
+        alike = get_close_matches(likely, known, n=1, cutoff=0.7)
+        hint = f"did you mean --{alike[0]}? See" if alike else "see"
         return _fail(f"there is no option {name}; {hint} {command} --help", error.exit_code)
+    for theirs, ours in _THEIRS.items():
+        text = text.replace(theirs, ours)
     return _fail(f"{text.rstrip('.')}; see {command} --help", error.exit_code)
 
 
