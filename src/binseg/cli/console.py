@@ -293,11 +293,12 @@ class Shell(Verbs):
         except KeyboardInterrupt:
             raise typer.Exit(_fail("stopped by Ctrl-C", 130)) from None
         except Exception as error:  # noqa: BLE001 - the one place where everything ends
-            raise typer.Exit(exit_code_of(error)) from None
+            verb = self.commands.get(ctx.invoked_subcommand or "")
+            raise typer.Exit(exit_code_of(error, verb)) from None
 
 
-def exit_code_of(error: Exception) -> int:
-    """Print what went wrong in one line, and return the exit code."""
+def exit_code_of(error: Exception, verb: Any = None) -> int:
+    """Print what went wrong in one line, and return the exit code; only options of `verb` help."""
     if os.environ.get("BINSEG_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     if isinstance(error, ModuleNotFoundError):
@@ -315,7 +316,9 @@ def exit_code_of(error: Exception) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", 1)
     if isinstance(error, MemoryError):
-        return _fail("out of memory: lower --batch-size or --size, or use smaller images", 1)
+        known = {flag for one in getattr(verb, "params", ()) for flag in one.opts}
+        lower = " or ".join(one for one in ("--batch-size", "--size", "--tile") if one in known)
+        return _fail(f"out of memory: {lower and f'lower {lower}, or '}use smaller images", 1)
     traceback.print_exception(error)
     return _fail("this is a bug, not your mistake; please report it with the lines above", 1)
 
