@@ -211,7 +211,9 @@ def parse_json(text: str | bytes) -> Any:
 def alike(path: Path) -> str:
     """Name what lies beside a missing path under nearly its name, for a message; '' if nothing."""
     with contextlib.suppress(OSError):
-        near = difflib.get_close_matches(path.name, (one.name for one in path.parent.iterdir()), n=1)
+        near = difflib.get_close_matches(
+            path.name, (one.name for one in path.parent.iterdir()), n=1
+        )
         return f" (did you mean {path.parent / near[0]}?)" if near else ""
     return ""
 

@@ -371,7 +371,9 @@ def _trial_recipe(asked: Recipe, model: Mapping[str, object], trial: Trial) -> R
 
 def _settled_trial(asked: Recipe, model: Mapping[str, object], trial: Trial) -> Recipe:
     """Steps as the recipe has them, but for their size."""
-    sections = {name: getattr(asked, name).model_dump() for name in ("augment", "loss", "optimizer")}
+    sections = {
+        name: getattr(asked, name).model_dump() for name in ("augment", "loss", "optimizer")
+    }
     return load_recipe(
         sections={
             **sections,
