@@ -25,7 +25,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, float]]:
 
     monkeypatch.setattr(speed, "Steps", lambda model, recipe, *_, **__: recipe)
     monkeypatch.setattr(speed, "time_steps", seconds)
-    monkeypatch.setattr(speed, "estimate_memory", lambda *_, **__: SimpleNamespace(per_input=1))
+    monkeypatch.setattr(
+        speed.devices, "estimate_memory", lambda *_, **__: SimpleNamespace(per_input=1)
+    )
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     monkeypatch.setattr(speed, "weights_path", lambda _: None)
     return costs
