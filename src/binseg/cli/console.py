@@ -75,8 +75,11 @@ def _print(stream: TextIO, items: Sequence[object]) -> None:
     console = Console(file=stream, width=None if stream.isatty() else WIDE)
     for item in items:
         shown = visible(item) if isinstance(item, str) else item
-        # A window breaks lines between words, but never a command that is to be copied.
-        is_whole = isinstance(item, str) and (not stream.isatty() or item.startswith("  "))
+        # A window breaks lines between words, but never a command that is to be copied; a rule of
+        # several sentences is broken everywhere.
+        is_whole = isinstance(item, str) and (
+            item.startswith("  ") or not (stream.isatty() or item.startswith("- "))
+        )
         console.print(shown, highlight=False, markup=False, soft_wrap=is_whole)
 
 
