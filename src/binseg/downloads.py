@@ -34,11 +34,7 @@ def download(
     md5: str | None = None,
     progress: Progress = SILENT,
 ) -> Path:
-    """Fetch a file with pooch, going on where an earlier try stopped; only a right one is kept.
-
-    Pieces are reused only where a checksum proves the whole (`md5` for old data sets). Raises
-    DataError (refused, broken, wrong) and OutputError.
-    """
+    """Fetch a file by pooch, resuming if a checksum proves the whole; DataError, OutputError."""
     import pooch.hashes
 
     assert sha256 is None or md5 is None, "one hash decides"

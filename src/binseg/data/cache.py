@@ -333,11 +333,7 @@ class PixelCache:
         return any(bool((target_HW == value).any()) for target_HW in self.targets_NHW)
 
     def thinned(self, limit: int) -> "PixelCache":
-        """Keep at most so many inputs, evenly spread over the images; those are copied.
-
-        Half of them hold foreground, where so many do: few of a large image's tiles show a small
-        thing.
-        """
+        """Keep at most so many inputs, copied and spread; half hold foreground, if many do."""
         if len(self) <= limit:
             return self
         holds = np.array([bool((target_HW == 1).any()) for target_HW in self.targets_NHW])

@@ -59,10 +59,7 @@ class MaskRule:
     between: float | None = None
 
     def apply(self, labels: Labels) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
-        """Read one mask's raw values (H, W), or colours (H, W, 3), as mask_HW and valid_HW.
-
-        Raises ImageError for a value that the rule doesn't know, without the file's name.
-        """
+        """Read a mask's values or colours as mask_HW and valid_HW; ImageError for a strange one."""
         is_soft = self.threshold is not None
         values_HW = _coloured(labels) if self.colour else _grey(labels, is_soft=is_soft)
         valid_HW = ~np.isin(values_HW, [*self.ignore])
@@ -120,11 +117,7 @@ def detect_rule(
     *,
     is_trimap: bool = False,
 ) -> MaskRule:
-    """Find out what mask values mean, from the options and from up to 64 masks.
-
-    `is_trimap` tells that the source knows that masks are trimaps. Raises DataError for ambiguous
-    values, naming the option that settles them, and for masks that are all empty.
-    """
+    """Find what mask values mean, by options and up to 64 masks; DataError if ambiguous."""
     masked = [record for record in records if record.mask_path is not None]
     if not masked and any(record.shapes is not None for record in records):
         if config.threshold is not None or config.ignore is not None:
@@ -281,10 +274,7 @@ def _named(values: Iterable[int], *, colour: bool) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """Values that the scanned masks hold between them: how many hold each, and the first of them.
-
-    They are mixed if none holds both 1 and 255, as where some were saved as 1 bit, some as 8.
-    """
+    """Values in the scanned masks: how many hold each, the first, and what else decides."""
 
     holders: Mapping[int, tuple[int, Path]]
     colour: bool
@@ -306,12 +296,7 @@ class Scan:
 
 
 def _means_indices(records: Sequence[Record], config: DataConfig) -> bool:
-    """Tell whether palette masks mean their indices, as Pascal VOC's do, and not their colours.
-
-    That is so where index 0 is black, every index has one colour of its own in all files, and there
-    are more than two, or they are VOC's very colours. Two-colour masks look the same both ways
-    unless their order differs from file to file.
-    """
+    """Tell whether palettes mean indices: 0 black, one colour each, several or VOC's own."""
     asked = {*(config.foreground or ()), *(config.ignore or ())}
     colour_of = None if max(asked, default=0) > 255 else _colour_of_index(records)
     if colour_of is None or colour_of.get(0, 0) != 0:

@@ -57,10 +57,7 @@ with many images are more likely classes, of which each split needs some."""
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Position of a patch: its source, and the numbers in its name.
-
-    A bare name only holds two numbers; whether they are coordinates, its fellows must show.
-    """
+    """Position of a patch; of a bare name its fellows must show whether it holds coordinates."""
 
     source: str
     at: tuple[int, ...]
@@ -209,10 +206,7 @@ def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> 
 
 
 def by_case(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
-    """Group the images of a case (patient, video), where most names are a case and a number in it.
-
-    A case has a number of its own: `Abyssinian_12` is of a breed, and 2007_000032 of a year.
-    """
+    """Group images of a case, which has a number of its own, where most names have one more."""
     names = {row: _within_split(records[row].id) for row in rows}
     matches = {row: match for row, name in names.items() if (match := _CASE.match(name))}
     cases = {

@@ -52,11 +52,7 @@ class Seeds:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCache:
-    """Whole images of a list of records, each of its own size, one behind the other.
-
-    Pixels are channels x height x width, as networks and resampling want them. Labels are 0
-    background, 1 foreground or `IGNORE`; `share` is foreground among the pixels that count.
-    """
+    """Whole images (C x H x W) and targets (0, 1, `IGNORE`), one behind the other."""
 
     pixels: UInt8[np.ndarray, "P"]
     labels: UInt8[np.ndarray, "Q"]
@@ -114,10 +110,7 @@ class WholeImages:
     def patches(
         self, places_B3: Int[np.ndarray, "B 3"], *, size: int
     ) -> tuple[UInt8[np.ndarray, "B C size size"], UInt8[np.ndarray, "B size size"]]:
-        """Cut square patches of `size` pixels a side, mirrored past the edges of their images.
-
-        A place is an image, and the first row and column in it; below 0 is past the edge.
-        """
+        """Cut squares at places (image, first row and column), mirrored past the edges."""
         num, channels = len(places_B3), self._inputs[0].shape[0]
         inputs_BCHW = np.empty((num, channels, size, size), np.uint8)
         targets_B1HW = np.empty((num, 1, size, size), np.uint8)
@@ -212,11 +205,7 @@ def open_images(
 def _some_places(
     chosen_HW: Bool[np.ndarray, "H W"], limit: int, random: np.random.Generator
 ) -> Int64[np.ndarray, "K"]:
-    """Sample pixels where `chosen_HW` is true, as row * width + column.
-
-    Half of them are sampled object by object, so that a small one beside large ones is seen too.
-    What fills most of an image isn't listed: there any pixel will do.
-    """
+    """Sample chosen pixels, half of them object by object; none where most are chosen."""
     if np.count_nonzero(chosen_HW) > max(limit, chosen_HW.size // 2):
         tried = random.integers(0, chosen_HW.size, 8 * limit)
         found: np.ndarray = tried[chosen_HW.ravel()[tried]][:limit]

@@ -104,10 +104,7 @@ def fill_outlines(
 def in_pose(
     mask: Shaped[np.ndarray, "h w ..."], size: tuple[int, ...], record: Record
 ) -> Shaped[np.ndarray, "H W ..."]:
-    """Turn a mask as its image's EXIF asks, where it was made from the pixels as they are stored.
-
-    A turn by 90 degrees shows by the sides; of others the record knows.
-    """
+    """Turn a mask as its image's EXIF asks, where sides or record say that it is as stored."""
     if mask.shape[:2] == size and not record.mask_as_stored:
         return mask
     orientation = probe(record.image_path).orientation
@@ -119,11 +116,7 @@ def in_pose(
 def find_stored_poses(
     records: Sequence[Record], rule: MaskRule
 ) -> tuple[tuple[Record, ...], str | None]:
-    """Mark masks that were made from the pixels as stored of images that EXIF turns, and say so.
-
-    Sides tell a quarter turn; of up to 64 others the outlines are laid over the image's edges in
-    both poses, and what most of them say holds for all.
-    """
+    """Mark masks made before EXIF turned their images, by sides or most outlines, and say so."""
     alone = [row for row, one in enumerate(records) if _is_turned_alone(one)]
     if not alone:
         return tuple(records), None
@@ -256,11 +249,7 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
 
 
 def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
-    """Say that masks look inverted: foreground that is most of an image and of its border.
-
-    Up to 64 masks are looked at. A few that differ so from the rest were made in another way; if
-    all are so, the rule may be the wrong way round.
-    """
+    """Say that of up to 64 masks a few, or all, look inverted: most of image and border."""
     odd: list[str] = []
     borders: list[float] = []
     for record in spread([one for one in records if one.mask_path is not None], NUM_LOOKED):

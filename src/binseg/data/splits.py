@@ -42,11 +42,7 @@ def parse_split(name: str) -> Split | None:
 
 
 def assign_splits(dataset: Dataset, config: SplitConfig) -> Dataset:
-    """Give every record a split, with a note that says how; their order changes nothing.
-
-    Pages in the gap between two splits have none. Raises DataError for a group in two splits,
-    records without a split, too few groups, or a gap that leaves nothing.
-    """
+    """Give every record a split (none in a gap), whatever their order, and say how; DataError."""
     has_own = any(record.split is not None for record in dataset.records)
     method = config.method
     if method == "auto":
@@ -356,11 +352,7 @@ def lacking(dataset: Dataset, holds: Callable[[Record], bool]) -> list[str]:
 def split_with_foreground(
     whole: Dataset, config: SplitConfig, *, without: Sequence[str], holds: Callable[[Record], bool]
 ) -> tuple[Dataset, SplitConfig]:
-    """Find the split of which the least is missing: train counts most, test least.
-
-    It is for a dataset that `config` splits so that some splits lack foreground; `config` itself
-    where no random split is better.
-    """
+    """Find the split that lacks the least foreground; `config` itself where none is better."""
     best, chosen = _badness(without), config
     divided = assign_splits(whole, config)
     first = 0 if config.method == "block" else config.seed + 1

@@ -50,12 +50,7 @@ class Shift:
 def agreement(
     small_HWC: Float32[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"]
 ) -> Float32[np.ndarray, "R R"] | None:
-    """Slide the outline of a mask over the edges of its (reduced) image.
-
-    For each slide by -REACH..REACH down and right it gives how far the agreement is above the
-    median, in robust standard deviations; None where the outline is too short or there are no
-    edges.
-    """
+    """Slide a mask's outline over the edges: agreement in robust deviations; None without."""
     # The outline's length: the steps between foreground and background.
     if sum((np.diff(mask_HW, axis=axis)).sum() for axis in (0, 1)) < MIN_OUTLINE:
         return None
@@ -81,10 +76,7 @@ def agreement(
 def _directions(
     values_HWC: Float32[np.ndarray, "H W C"],
 ) -> tuple[Complex64[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
-    """Return edges as complex numbers of their strength and twice their angle, and the strength.
-
-    Twice, because bright-to-dark and dark-to-bright are the same edge.
-    """
+    """Give edges as complex numbers of strength and twice their angle, and their strength."""
     size = values_HWC.shape[:2]
     turned_HW, square_HW = np.zeros(size, np.complex64), np.zeros(size, np.float32)
     for channel in range(values_HWC.shape[2]):

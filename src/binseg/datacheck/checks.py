@@ -149,11 +149,7 @@ def examine(
 
 
 def training_checks(dataset: Dataset, *, progress: Progress = SILENT) -> tuple[Finding, ...]:
-    """Run the checks that must pass before a training, the worst findings first.
-
-    They are leaks, by names, equal files and a glance at every image, and masks that lie beside
-    their objects, by up to 64 of them.
-    """
+    """Find leaks, and masks that lie beside their objects (of 64), before a training."""
     finders = {code: CHECKS[code].find for code in _WITHOUT_PIXELS}
     finders |= {"leak": findings.identical_files, "near-leak": findings.near_leaks}
     found = _run(finders, Evidence(dataset=dataset, progress=progress))

@@ -174,11 +174,7 @@ def torn_groups(evidence: Evidence) -> Iterator[Hit]:
 
 
 def at_seams(kind: str) -> Finder:
-    """Make a finder of patches beside a patch of the same source in another split.
-
-    `kind` is `pages` of a stack, `patches` by their names, or such patches that are `grouped`:
-    whoever made them knew that they touch.
-    """
+    """Make a finder of `pages`, `patches` or `grouped` ones that touch across splits."""
 
     def find(evidence: Evidence) -> Iterator[Hit]:
         records = evidence.dataset.records

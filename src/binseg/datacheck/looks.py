@@ -150,10 +150,7 @@ def look_at_all(
     known: Mapping[str, Any] | None = None,
     progress: Progress = SILENT,
 ) -> Evidence:
-    """Look at all records on a few threads, with only a few images in memory at once.
-
-    Where looks are `known`, from `looks_as_dict`, no file is opened; all must be.
-    """
+    """Look at all records on a few threads, or make known looks (`looks_as_dict`) anew."""
     records = dataset.records
     if known is None:
         looks = map_ordered(lambda record: _look_at(record, dataset), records, ahead=_AHEAD)
@@ -223,10 +220,7 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
 def hidden_levels(
     image_HWC: Num[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"]
 ) -> float | None:
-    """Measure the step across a mask's outline, in levels of 255; None where 8 bits show it.
-
-    They hide it where it is below a level in all channels, of which one has still less noise.
-    """
+    """Measure a clear step at a mask's outline in levels of 255; None where 8 bits show it."""
     inside_HW = mask_HW & ~binary_erosion(mask_HW, iterations=_RIM, border_value=1)
     outside_HW = binary_dilation(mask_HW, iterations=_RIM) & ~mask_HW
     if image_HWC.dtype == np.uint8 or not inside_HW.any() or not outside_HW.any():

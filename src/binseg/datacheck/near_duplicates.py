@@ -68,10 +68,7 @@ def fingerprints(waves_NSS: Float32[np.ndarray, "N S S"]) -> UInt64[np.ndarray, 
 def alike(
     thumbs_NSS: UInt8[np.ndarray, "N S S"], *, progress: Progress = SILENT
 ) -> list[tuple[int, int]]:
-    """Find pairs of images that are nearly the same by their grey squares of THUMB_SIDE pixels.
-
-    Pairs are (earlier, later); two images that are linked through others may lack one.
-    """
+    """Find pairs (earlier, later) that are nearly the same by grey squares, or linked by others."""
     num = len(thumbs_NSS)
     if num < 2:
         return []
@@ -215,10 +212,7 @@ def moved(
     known: list[tuple[int, int]] | None = None,
     progress: Progress = SILENT,
 ) -> list[tuple[int, int]]:
-    """Find copies turned by up to 15 degrees, cropped to 80 % or shifted by up to 15 %.
-
-    Images that `known` links already are not compared again.
-    """
+    """Find copies turned by 15 degrees, cropped to 80 % or shifted by 15 %, but `known` ones."""
     num = len(cores_NTT)
     flat_NP = cores_NTT.reshape(num, -1).astype(np.float32)
     as_is_N = _bits(flat_NP, _AS_IT_IS)
@@ -320,11 +314,7 @@ class _Glance(NamedTuple):
 
 
 def pairs_of(records: Sequence[Record], *, progress: Progress = SILENT) -> Pairs:
-    """Find pairs of images that are the same or nearly the same, by their index; all are decoded.
-
-    Two that belong together anyway (pages of a stack, members of a group) are left out, as are
-    images that can't be read or show a single grey level.
-    """
+    """Find pairs of like images by index, but of pages or groups that belong together."""
     versions = tuple(map(_version, records))
     if versions not in _linked:
         glances = [*track(map_ordered(_glance_at, records), progress=progress,
@@ -380,10 +370,7 @@ def belong(first: Record, second: Record, *, in_split: bool = False) -> bool:
 
 
 def keep_together(dataset: Dataset, config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
-    """Group images that are nearly the same where binseg draws the split, and say so.
-
-    Groups that share such images become one, unless most images would be in it.
-    """
+    """Group near duplicates where binseg draws the split, and say so; not most images."""
     rows = dealt_anew(dataset.records, config.split.method)
     if config.group == "none" or len(rows) < 2:
         return dataset

@@ -201,10 +201,7 @@ def turn(pixels: Labels, orientation: int) -> Shaped[np.ndarray, "..."]:
 def missing_in(
     pixels_HWC: Shaped[np.ndarray, "h w C"], value: float | None
 ) -> Bool[np.ndarray, "h w"]:
-    """Tell where pixels are no data: NaN, or the value that is declared to be none.
-
-    One channel of measurements is enough; colours must all be it, since black is one too.
-    """
+    """Tell where one channel of measurements, or a whole colour, is NaN or declared no data."""
     if pixels_HWC.dtype.kind == "f":
         missing = np.isnan(pixels_HWC)
         if value is not None:
@@ -234,12 +231,7 @@ def usual_of(sample_NC: Shaped[np.ndarray, "N C"], value: float | None) -> Shape
 def without(
     pixels_HWC: Pixels, value: float, usual_C: Shaped[np.ndarray, "C"] | None = None
 ) -> tuple[Pixels, Valid]:
-    """Put what is usual in the place of a value that is declared to be no data, in a copy.
-
-    Returns:
-        The pixels, and False where there is no data; the same pixels and None where the value is
-        nowhere. Filled pixels hold the value no more, so that a second call changes nothing.
-    """
+    """Fill a declared value with the usual, in a copy, and give False there; None if nowhere."""
     missing_HW = missing_in(pixels_HWC, value)
     if not missing_HW.any():
         return pixels_HWC, None

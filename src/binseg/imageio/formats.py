@@ -180,10 +180,7 @@ def decoder_of(source: Path | bytes, *, name: str, **asked: Any) -> Iterator[Dec
 def choose(
     handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
 ) -> Decoder:
-    """Choose a decoder by the first bytes: suffixes lie (the Pet set has PNGs and GIFs named .jpg).
-
-    Stacks need a `page`, or `any_page` for the facts of the first. Raises ImageError.
-    """
+    """Choose a decoder by the first bytes; stacks need a `page`, or `any_page`. ImageError."""
     head = handle.read(HEAD)
     found = format_of(head)
     if found is None:

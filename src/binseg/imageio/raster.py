@@ -155,10 +155,7 @@ def reduced_by(info: ImageInfo) -> int:
 
 
 def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile]) -> Raster:
-    """Read a header by one of Pillow's classes; ImageError for damaged, animated or too large.
-
-    `Image.open` isn't asked: its limit on pixels is global, and it takes any plug-in's claim.
-    """
+    """Read a header by Pillow's class alone, whose limits are ours; raises ImageError."""
     format_ = str(plugin.format)
     handle.seek(0)
     head = handle.read(32).ljust(32, b"\0")  # PPMs may be shorter

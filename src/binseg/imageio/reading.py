@@ -68,12 +68,7 @@ def read_palette(path: Path, *, page: int | None = None) -> Colours | None:
 
 
 def read_labels(path: Path, *, page: int | None = None, read_as: ReadAs = "colours") -> Labels:
-    """Read a mask file's own numbers, turned by its EXIF.
-
-    Gives integers H x W (0 and 1 of a 1-bit file), or uint8 H x W x 3 for colours; a palette's
-    indices instead of its colours, or the transparency, 0 to 255, as `read_as` says. Raises
-    ImageError as `read_image`, and for fractions.
-    """
+    """Read a mask's integers H x W, or colours, as `read_as` says; ImageError for fractions."""
     with _decoder(path, page=page) as decoder:
         if read_as != "alpha":
             return decoder.labels(indices=read_as == "indices")
@@ -90,10 +85,7 @@ def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
 def read_reduced(
     source: Path | bytes, reduction: Reduction, *, name: str = "", page: int | None = None
 ) -> tuple[Pixels, Valid, tuple[int, int]]:
-    """Do as `read_pixels`, but average a JPEG over squares of pixels, and give the file's size too.
-
-    `reduction` tells the squares' side, a power of two, by height and width; `name` is for errors.
-    """
+    """Do as `read_pixels`, averaging a JPEG as `reduction` says of its size, which comes too."""
     with _decoder(source, name=name, page=page) as decoder:
         info = decoder.info()
         size = (info.height, info.width)
@@ -114,10 +106,7 @@ def decode_image(data: bytes, *, name: str) -> Pixels:
 
 
 def read_pixel_size(path: Path | bytes) -> PixelSize | None:
-    """Read the size of a pixel that a TIFF states (see `metadata.pixel_size_of`).
-
-    Of a file in memory that asks to be turned it is None, and what is no image is an ImageError.
-    """
+    """Read a pixel's size that a TIFF states; of bytes that ask to be turned it is None."""
     if isinstance(path, bytes):
         with _decoder(path, name="the image", any_page=True) as decoder:
             return decoder.pixel_size() if isinstance(decoder, CagedImage) else None

@@ -188,11 +188,7 @@ def _arranged(
 
 
 class Pieces:
-    """The stored numbers of a page, of which only the pieces that a window touches are read.
-
-    `key` tells the page's pieces in the file's cache; `skip` are bytes to the pixels that are
-    meant: ImageJ's large stacks have the first image's tags alone. ImageError: too large.
-    """
+    """A page's numbers, read by pieces (`key` in the cache), which begin `skip` bytes later."""
 
     def __init__(
         self, page: tifffile.TiffPage, *, name: str, cache: Cache, key: int, skip: int = 0

@@ -77,10 +77,7 @@ def is_for_windows(path: Path) -> bool:
 
 @contextmanager
 def open_windows(path: Path) -> Iterator[Windows]:
-    """Open an image to read parts of it: TIFF, OME-Zarr, or another one that is read whole.
-
-    Raises ImageError as `read_image`, and MissingExtraError for Zarr without its package.
-    """
+    """Open an image to read parts of it; raises ImageError, and MissingExtraError for Zarr."""
     if is_zarr(path):
         yield ZarrWindows(path)
         return

@@ -50,11 +50,7 @@ def write_image(
     facts: Facts | None = None,
     icc: bytes | None = None,
 ) -> None:
-    """Write an image by suffix, a PNG with its ICC profile; raises as `write_mask`.
-
-    Colours of 8 bits become PNG, JPEG or TIFF, and PNG or TIFF with opacity as the fourth channel;
-    any other number of channels, and 16 bits, become TIFF.
-    """
+    """Write 8-bit colours, with opacity or ICC profile if given, by suffix; others as TIFF."""
     assert image_HWC.dtype in (np.uint8, np.uint16), image_HWC.dtype
     channels = image_HWC.shape[2]
     bytes_as = {3: ("PNG", "JPEG", "TIFF"), 4: ("PNG", "TIFF")}
@@ -235,11 +231,7 @@ def write_tiled(
     pixel_size: PixelSize | None = None,
     holds_nan: bool = False,
 ) -> None:
-    """Write pages of tiles (`encode_tiles`) as one TIFF; equal pages give equal bytes.
-
-    `path` is a temporary name; `num_bytes`, about all tiles' size, decides on BigTIFF; where it
-    `holds_nan`, that is no data.
-    """
+    """Write pages of `encode_tiles` as one TIFF, Big beyond `num_bytes`; `holds_nan` is noted."""
     resolution = None if pixel_size is None else _per_centimetre(pixel_size)
     text = _text(facts)
     tags = [*(NAN_IS_NO_DATA if holds_nan else ()), *(georeference.tags() if georeference else ())]

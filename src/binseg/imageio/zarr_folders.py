@@ -46,10 +46,7 @@ def is_zarr(path: Path) -> bool:
 
 
 class ZarrWindows:
-    """The full resolution of an OME-Zarr image, or a plain array (y x, y x c, pages y x).
-
-    Time points and layers are pages. Raises MissingExtraError, and ImageError (plates, odd axes).
-    """
+    """The full resolution of an OME-Zarr image, or a plain array; time and layers are pages."""
 
     format = "ZARR"
 

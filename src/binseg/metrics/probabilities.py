@@ -121,10 +121,7 @@ def _score_sums(sums_RK: Float64[np.ndarray, "R K"]) -> dict[str, Float64[np.nda
 
 
 def count_bins(probability_N: Float[np.ndarray, " N"], num_bins: int) -> Int64[np.ndarray, " N"]:
-    """Say in which bin each probability is: 0 for 0, else 1 to `num_bins`.
-
-    With a power of 2 nothing is rounded: p > k/1024 just where the bin is above k.
-    """
+    """Sort probabilities into bins: 0 for 0, else 1 to `num_bins`, without rounding for 2^n."""
     assert not probability_N.size or 0 <= probability_N.min() <= probability_N.max() <= 1, (
         "probabilities are in [0, 1], and none is nan"
     )
@@ -218,10 +215,7 @@ class ProbabilityTally:
         )
 
     def choose(self) -> ThresholdChoice:
-        """Choose the threshold with the best mean per-image Dice, in the middle of its plateau.
-
-        Where most images are empty, pooled Dice decides. Raises DataError without a valid pixel.
-        """
+        """Choose the best mean Dice, or pooled if most are empty, mid-plateau; DataError."""
         if not self._num_images:
             raise DataError(
                 "a threshold can't be chosen: no validation image has a pixel that isn't ignored; "
@@ -276,10 +270,7 @@ def _middle_of_plateau(dice_T: Float64[np.ndarray, " T"]) -> int:
 
 
 class LogitTally:
-    """Adds up images one at a time; finds the temperature that suits them all.
-
-    It divides all logits (Guo et al., ICML 2017); above 1 the model was too sure.
-    """
+    """Adds up images; finds the temperature for all logits (Guo et al.), above 1 if too sure."""
 
     def __init__(self) -> None:
         self._num_2K = np.zeros((2, _LOGIT_BINS), dtype=np.int64)  # of false and true pixels

@@ -95,8 +95,5 @@ def score_image(
 
 
 def is_mostly_empty(num_empty: int, num_images: int) -> bool:
-    """Tell whether most images, but not all, have an empty truth.
-
-    Their mean would praise a model that never predicts anything: the pooled score chooses then.
-    """
+    """Tell whether most, but not all, truths are empty: their mean would praise doing nothing."""
     return num_images / 2 < num_empty < num_images

@@ -112,11 +112,7 @@ def _means(images: Sequence[ImageScores], size: Size) -> dict[str, float]:
 
 
 def mark_of(one: ImageScores) -> str:
-    """Say in one word what is special about an image at original size, if anything.
-
-    "ignored" has no valid pixel, "empty" no object, "alarm" no object but a prediction, and of the
-    object of "missed" nothing was found.
-    """
+    """Name an image's state: ignored, empty, alarm (found in empty), missed, or nothing."""
     counts = one.counts["original"]
     if not counts.num_valid:
         return "ignored"
@@ -323,10 +319,7 @@ def _plain(value: Any) -> Any:
 
 
 def report_rows(report: Report, *, intervals: Averages | None = None) -> list[Row]:
-    """List the averages of a report, one row for each kind and size, as tables and CSV show them.
-
-    With `intervals` each score has two more columns, NAME_low and NAME_high, which may be empty.
-    """
+    """List a report's averages by kind and size; `intervals` add columns NAME_low and NAME_high."""
     rows: list[Row] = []
     for kind, table in (("mean", report.mean), ("pooled", report.pooled)):
         for size, scores in table.items():
@@ -342,11 +335,7 @@ def report_rows(report: Report, *, intervals: Averages | None = None) -> list[Ro
 
 
 def image_rows(report: Report) -> list[Row]:
-    """List the images of a report, one CSV row each: id, columns, counts and scores per size, more.
-
-    The model's size has the prefix `model_`, objects have `objects_`, a manifest's own columns
-    `column_`. What has no valid pixel has no score, so that nobody's mean takes it in.
-    """
+    """List a report's images as CSV rows, without scores where no pixel is valid."""
     rows = [_image_row(one) for one in report.images]
     # CSV needs one set of columns: those of all rows, in the order in which they appear.
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -33,10 +33,7 @@ _DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 @dataclass(frozen=True, kw_only=True)
 class BundleFiles:
-    """The files of one bundle, read by plain name; sizes are checked before bytes are read.
-
-    `members` are those of the zip at `path`, None where that is a folder. Raises `BundleError`.
-    """
+    """A bundle's files by name, in a folder or the `members` of a zip; raises BundleError."""
 
     path: Path
     members: Mapping[str, zipfile.ZipInfo] | None = None

@@ -123,10 +123,7 @@ class Guarantee(Part):
 
 
 class Knowledge(Part):
-    """The card's knowledge of its data: what images are usual, and what Dice to expect.
-
-    Figures stand in the order of `names`; see `inference/quality.py`.
-    """
+    """Figures, in the order of `names`, of usual images and expected Dice (`inference/quality`)."""
 
     names: tuple[Name, ...]
     centre: tuple[float, ...]

@@ -26,10 +26,7 @@ _DYNAMIC = {0: "num", 1: "height", 2: "width"}
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A file in memory, to be proven and then written: `compute` computes as the file will.
-
-    `finish` takes the facts for the file's metadata, and gives the file.
-    """
+    """A file that `compute`s in memory, to be proven, and that `finish` gives with its facts."""
 
     target: str
     precision: str
@@ -124,10 +121,7 @@ def describe_input(raw: RawPixels) -> dict[str, Any]:
 
 
 def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
-    """Export a float32 network for batches of any number: `inputs` (N, C, H, W) to `logits`.
-
-    Inputs are of its own size, tiles of any. Raises MissingExtraError without onnx.
-    """
+    """Export `inputs` (N, C, H, W) to `logits`, tiles of any size; MissingExtraError."""
     height, width = preprocessing.height, preprocessing.width
     axes = {0: "num"}
     if preprocessing.resize == "tile":
@@ -145,12 +139,7 @@ def to_onnx(
     names: tuple[str, str],
     dynamic: dict[str, dict[int, str]],
 ) -> bytes:
-    """Trace a module into one ONNX file, weights included.
-
-    torch's newer exporter takes twenty times as long, and puts weights into another file. What
-    tracing loses (branches that depend on sizes) is looked for afterwards, by proofs at other
-    sizes.
-    """
+    """Trace a module into one ONNX file; torch's newer exporter takes twenty times as long."""
     networks.require("onnx")
     buffer = io.BytesIO()
     # It warns of its own inner workings, and of its age.
@@ -170,12 +159,7 @@ def to_onnx(
 
 
 def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes:
-    """Quantise an ONNX model: weights by channel, activations by their range on the samples.
-
-    Scales are symmetric (the form that OpenVINO and ONNX Runtime compute fastest), and the graph
-    keeps floats at its ends (QDQ); the first and the last convolution stay in floats. The samples
-    are inputs as the model takes them by this name. Raises MissingExtraError.
-    """
+    """Quantise an ONNX model's convolutions by samples of its input; MissingExtraError."""
     graph = networks.require("onnx").load_from_string(model).graph
     networks.require("onnxruntime")
     from onnxruntime import quantization

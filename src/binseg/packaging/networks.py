@@ -41,12 +41,7 @@ def one_by_one(run: Callable[[Num[np.ndarray, "N H W C"]], np.ndarray]) -> Compu
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The largest differences that a precision may bring.
-
-    `difference` is that of any pixel's probability; `agreement` the least IoU of the two masks over
-    all images together, and `agreement_alone` where no truth is known; `dice_change` the largest
-    mean change of Dice where it is known, either way.
-    """
+    """The largest differences of a precision; `agreement_alone` is for unknown truth."""
 
     difference: float
     agreement: float
@@ -69,11 +64,7 @@ tiles see less of the surroundings than a graph that computes the whole image at
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """Differences of a runtime from the reference that it stands `beside`, on the same images.
-
-    `agreement` is the IoU of the two masks, pixels of all images together (1 where both are empty);
-    `dice_change` the mean over images with truth, None without any.
-    """
+    """Differences of a runtime from the one it stands `beside`, over the same images."""
 
     runtime: str
     precision: str
@@ -113,10 +104,7 @@ def prove(
     limits: Limits,
     truths: Sequence[Bool[np.ndarray, "H W"] | None] = (),
 ) -> Proof:
-    """Compare two runtimes on images of any sizes, some of which may have a truth.
-
-    The candidate is what `runtime`, `precision` and `limits` tell of; `beside` names the reference.
-    """
+    """Compare two runtimes on images, some with truths; `beside` names the reference."""
     from binseg.metrics import dice_of
 
     assert images, "nothing is proven by no images"
@@ -167,11 +155,7 @@ _EXTRAS = {
 
 
 def require(package: str) -> Any:
-    """Import an optional package, or raise MissingExtraError; openvino without its telemetry.
-
-    Importing openvino sends an event to Google Analytics, from a process forked for that, unless
-    the user has declined; it falls back to a stub where its telemetry package is missing.
-    """
+    """Import an optional package, or raise MissingExtraError; openvino without telemetry."""
     hidden = package == "openvino" and _TELEMETRY not in sys.modules
     if hidden:
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # what makes an import fail
@@ -195,10 +179,7 @@ def openvino_core() -> Any:
 
 
 def onnx_session(data: bytes, *, name: str, num_threads: int = 0) -> Any:
-    """Open an ONNX file in ONNX Runtime; 0 threads leave their number to the runtime.
-
-    Raises MissingExtraError, and BundleError for no network that binseg exports.
-    """
+    """Open an ONNX file (0 threads: its own choice); MissingExtraError, BundleError."""
     onnxruntime = require("onnxruntime")
     check_onnx(data, name=name)
     options = onnxruntime.SessionOptions()
@@ -213,13 +194,7 @@ def onnx_session(data: bytes, *, name: str, num_threads: int = 0) -> Any:
 def compile_openvino(
     data: bytes, weights: bytes | None = None, *, precision: str, name: str, **settings: object
 ) -> tuple[Any, str]:
-    """Open a network in OpenVINO, in a stated precision: its default is bf16 where that exists.
-
-    `data` is an ONNX file, or the XML of OpenVINO's own form whose other half is `weights`. A
-    precision but bf16 computes in fp32 (an int8 network as it was quantised); the one that it
-    really computes in comes with the compiled model. Raises MissingExtraError, and BundleError for
-    a foreign network.
-    """
+    """Open ONNX, or XML with weights, in bf16 or fp32; tell which. BundleError."""
     core = openvino_core()
     if weights is None:
         check_onnx(data, name=name)

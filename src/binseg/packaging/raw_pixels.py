@@ -203,10 +203,7 @@ def _fit(num: Size, size: int, factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reduction(*sides: tuple[Size, int, tuple[Tensor, Tensor] | None]) -> Tensor:
-    """Tell over how many pixels an image is averaged first, as `preprocess.reduction` does.
-
-    Each side is its length, that of the input, and what the image takes of it (`_fit`).
-    """
+    """Do as `preprocess.reduction`; a side is its length, the input's, and its part of it."""
     by, doubled = torch.ones(()), 1
     while doubled < MOST_REDUCED:
         fits = torch.ones(())
@@ -233,10 +230,7 @@ def _averaged(image_NCHW: Tensor, by: Tensor) -> Tensor:
 def _resizing(
     num: Size, size: Size, target: tuple[Tensor, Tensor] | None = None, by: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Make the matrices (size, num) from an image's line to the input's (or `target`), and back.
-
-    So many pixels as `by` says weigh as one in their middle.
-    """
+    """Make matrices (size, num) to the input and back; `by` pixels weigh as one."""
     first, taken = target or (torch.zeros(()), _number(size))
     at, centres = _centres(size) - first, _centres(num)
     inside = ((at > 0) & (at < taken)).float()

@@ -60,10 +60,7 @@ def find_objects(
     pixel_size: tuple[float, float] | None = None,
     unit: str = "um",
 ) -> list[FoundObject]:
-    """List the objects of a mask; probabilities are for the mean over each of them.
-
-    `pixel_size` is height and width of a pixel in `unit`, for figures in physical units.
-    """
+    """List a mask's objects, with mean probabilities, and figures in `unit` by `pixel_size`."""
     from scipy import ndimage
 
     labels_HW, num = label_objects(mask_HW)
@@ -109,10 +106,7 @@ def find_objects(
 
 @dataclass(frozen=True, kw_only=True)
 class Polygon:
-    """One connected area. Objects that touch at corners only are several polygons of one label.
-
-    No ring meets itself, though a hole may touch another ring in a point (Simple Features).
-    """
+    """One connected area, with rings that never meet themselves; an object may be several."""
 
     label: int  # number of the object, as `label_objects` gives it
     exterior: Ring  # clockwise as seen, y downwards

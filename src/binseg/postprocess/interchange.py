@@ -91,11 +91,7 @@ def kaggle_runs(mask_HW: Mask) -> str:
 
 
 def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
-    """Make the zip of ImageJ's ROI Manager: a region an object, holes cut out.
-
-    Raises:
-        MissingExtraError: the package roifile isn't installed.
-    """
+    """Zip an ImageJ region for each object, holes cut out; MissingExtraError without roifile."""
     with needing("roifile", extra="objects", purpose="ImageJ's regions"):
         from roifile import ROI_TYPE, ImagejRoi
     whole = io.BytesIO()
@@ -157,11 +153,7 @@ def coco(
     category: str = "foreground",
     info: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A COCO data set: one annotation an object, run lengths for those with holes.
-
-    `results` are name, cleaned mask, and the polygons and objects that were found in it; `info` has
-    facts of the whole (model, threshold).
-    """
+    """Make a COCO data set of name, mask, polygons and objects; run lengths for holes."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (name, mask_HW, polygons, objects) in enumerate(results, start=1):

@@ -110,11 +110,7 @@ def clean(mask_HW: Mask, postprocessing: PostProcessing) -> Mask:
 
 
 def _separated(mask_HW: Mask) -> Mask:
-    """Cut objects apart that touch, by a watershed of the distances to the background.
-
-    Raises:
-        MissingExtraError: scikit-image isn't installed.
-    """
+    """Cut touching objects apart by a watershed of the distances; raises MissingExtraError."""
     with needing("scikit-image", extra="objects", purpose="cutting touching objects apart"):
         from skimage.morphology import h_maxima
         from skimage.segmentation import watershed

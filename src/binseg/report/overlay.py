@@ -86,11 +86,7 @@ def overlay(
 def soft_alpha(
     mask_HW: Mask, probability_HW: Float32[np.ndarray, "H W"], threshold: float
 ) -> Float32[np.ndarray, "H W"]:
-    """Fade a mask over its outline, by how far the probability is from the threshold there.
-
-    The distance from the outline, in parts of a pixel, is the probability's difference from the
-    threshold over its slope; further away than `FADE` pixels the mask alone decides.
-    """
+    """Fade a mask over `FADE` pixels by the probability's distance to threshold over slope."""
     from scipy import ndimage  # its import would slow every start
 
     inner_HW = ndimage.binary_erosion(mask_HW, iterations=FADE, border_value=1)

@@ -49,11 +49,7 @@ def unit(colour: Colour) -> tuple[float, float, float]:
 def new_figure(
     width: float, height: float, *, purpose: str, placed_by_hand: bool = False
 ) -> "Figure":
-    """Open a white figure, `width` x `height` inches, that belongs to nobody else.
-
-    `purpose` goes into the MissingExtraError where matplotlib is missing. Axes are fitted to their
-    labels, unless the caller places them by hand.
-    """
+    """Open a white figure (inches) of nobody else's; `purpose` is for MissingExtraError."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -104,11 +104,7 @@ def write_doctor_page(
     thumbs: Mapping[str, UInt8[np.ndarray, "h w 3"]],
     titles: Mapping[str, str],
 ) -> None:
-    """Write the page of the data set `title`; OutputError if the disk refuses.
-
-    `facts` are label and text, `findings` the worst first, `shares` the share of foreground of each
-    mask, `thumbs` small images by id with their masks, `titles` headings by code of the findings.
-    """
+    """Write a data set's page: facts, findings, shares of foreground, thumbs; OutputError."""
     of_code: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         of_code[finding.code].append(finding)

@@ -82,11 +82,7 @@ class Augment(ABC):
 
 
 def build_augment(config: AugmentConfig) -> Augment:
-    """Build the augmentation that a recipe asks for.
-
-    Raises UsageError for an Albumentations file that can't be read, MissingExtraError without the
-    package.
-    """
+    """Build a recipe's augmentation; raises UsageError, MissingExtraError."""
     if config.albumentations is not None:
         return PipelineAugment(load_pipeline(Path(config.albumentations)))
     return PresetAugment(resolve_preset(config))
@@ -112,11 +108,7 @@ class PresetAugment(Augment):
 
 
 class PipelineAugment(Augment):
-    """A user's own Albumentations pipeline, image by image on the CPU.
-
-    It takes what the network would see, image (uint8, HWC) and mask (uint8, HW), by keyword, and
-    gives the same; each process has random numbers of its own.
-    """
+    """A user's Albumentations pipeline of image and mask, image by image, by keyword."""
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline

@@ -22,10 +22,7 @@ NARROW = 0.8  # largest sigma that a 3x3 kernel holds
 
 
 class BatchRandom:
-    """Random numbers for a batch, on the CPU: the same on every device.
-
-    Of `total` images in the batch of all processes, `num` are at hand, from `first` on.
-    """
+    """Random numbers on the CPU, for `num` images from `first` on of `total` of all processes."""
 
     def __init__(
         self, generator: torch.Generator, num: int, *, first: int = 0, total: int | None = None
@@ -67,11 +64,7 @@ def move(
     random: BatchRandom,
     shape: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
-    """Rotate, scale, shift, crop, deform, mirror and turn: images in [0, 1] and targets, both new.
-
-    Images to which only mirrors and quarter turns happen keep their pixels to the bit. The result's
-    `shape` lies in the middle of the images; beyond these they are mirrored.
-    """
+    """Move images and targets alike, mirrored at the edges, to `shape` in their middle."""
     (num, channels), device = images_BCHW.shape[:2], images_BCHW.device
     chosen = random.happens(preset.affine)
     theta = _affine(preset, random, aspect=shape[1] / shape[0])
@@ -298,10 +291,7 @@ def blur(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
 
 
 def add_noise(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
-    """Add Gaussian noise to the images that it happens to, and keep them in [0, 1].
-
-    One field of noise serves the batch, moved round by other amounts in each image, for speed.
-    """
+    """Add noise, one field of the batch moved round in each image, and keep them in [0, 1]."""
     if preset.noise == 0:
         return
     chosen = random.happens(preset.noisy)

@@ -149,10 +149,7 @@ def place(
     *,
     resize: Callable[[Num[np.ndarray, "h w C"], int, int], np.ndarray] | None = None,
 ) -> Num[np.ndarray, "height width C2"]:
-    """Make one model input of an image: cut out, resize, put in the middle of zeros.
-
-    Past the image's edge it is mirrored. `resize` brings a region to a height and a width.
-    """
+    """Make an input: cut out, mirrored past the edges, `resize`d, in the middle of zeros."""
     target = placement.target
     region_HWC = cut(image_HWC, placement.source)
     fitted_HWC = (resize or resize_image)(region_HWC, target.height, target.width)
@@ -195,11 +192,7 @@ def blend(
     height: int,
     width: int,
 ) -> Float32[np.ndarray, "H W"]:
-    """Join outputs **at the input's size**, one a placement, into one map of the image.
-
-    Each pixel is from the tile in which it lies deepest (`tile_weights`). `maps` may be an
-    iterator, so that they need not be in memory together.
-    """
+    """Join outputs at the input's size into one map of the image, by `tile_weights`."""
     if len(placements) == 1:
         (only,) = maps
         restored_HW = restore(only, placements[0])

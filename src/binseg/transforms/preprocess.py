@@ -110,12 +110,7 @@ def prepare_batches(
 def prepare_image(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the image"
 ) -> UInt8[np.ndarray, "H2 W2 channels"]:
-    """Make the whole image from which patches are cut in training (resize: tile).
-
-    At scale 1 its patches equal the tiles of `prepare` to the bit. At another scale the whole image
-    is resized where `prepare` resizes region by region, whose pixels lie up to half a pixel
-    elsewhere. Raises ImageError as `prepare`.
-    """
+    """Make the whole image from which training cuts patches (tiles); raises as `prepare`."""
     original_HWC, bounds = _opened(image_HWC, preprocessing, name)
     size = scaled_size(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
     return _resized(original_HWC, preprocessing.channels, bounds, size)
@@ -130,12 +125,7 @@ def prepare_region(
     rows: tuple[float, float] | None = None,
     name: str = "the image",
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Make an input, or some rows of one, of a region of an image that is too large to be read.
-
-    `region_HWC` is a placement's source, mirrored past the image's edges, or the rows around those
-    that are asked for; `size` is height and width of the placement's target, `values` what becomes
-    0 and 1, `rows` where in the region the result begins and ends. Raises ImageError as `prepare`.
-    """
+    """Make an input, or `rows` of it, of a part of a huge image; raises as `prepare`."""
     accepted_HWC = _accept(region_HWC, preprocessing, name)
     box = rows and (0.0, rows[0], float(accepted_HWC.shape[1]), rows[1])
     return _resized(accepted_HWC, preprocessing.channels, values, size, box)
@@ -157,10 +147,7 @@ def percentile_range(
     sample_NC: Num[np.ndarray, "N C"],
     extremes: tuple[Num[np.ndarray, " C"], Num[np.ndarray, " C"]],
 ) -> Bounds:
-    """Give the values that become 0 and 1 under `intensity: percentile`, channel by channel.
-
-    The sample is every `percentile_step` rows and columns, the extremes are the whole image's.
-    """
+    """Give 0 and 1 by the percentiles of every `percentile_step`th row and column, or extremes."""
     bounds = np.percentile(sample_NC, _PERCENTILES, axis=0)
     # Where nearly all pixels are equal (a few bright specks on black) the extremes still differ.
     low_C, high_C = np.where(bounds[0] < bounds[1], bounds, np.stack(extremes))

@@ -50,11 +50,7 @@ class SmallMap:
         return np.asarray(found.astype(np.float32).clip(0.0, 1.0))
 
     def above(self, threshold: float) -> Bool[np.ndarray, "H W"]:
-        """Tell where `whole` is above a threshold, enlarging only what a threshold crosses.
-
-        Between two rows of the map a column is above all along where it is so at both, and below
-        likewise; only where they differ its values are computed.
-        """
+        """Tell where `whole` is above a threshold, enlarging only what a threshold crosses."""
         wide_hW, cut = self._wide_hW, np.float32(threshold)
         is_above_hW = wide_hW > cut
         tops, ends, first_H, second_H = self._rows()
@@ -79,10 +75,7 @@ class SmallMap:
         return resize_image(inner_hw1, target.height, self.placement.source.width)[:, :, 0]
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Give the two rows of the map that each row of the image lies between, and their shares.
-
-        In Pillow's own order of operations, so that they round alike.
-        """
+        """Give the two rows of the map around each row, and their shares, rounded as Pillow's."""
         num, new = self.placement.target.height, self.placement.source.height
         centres_H = (np.arange(new) + 0.5) * (num / new)
         tops_H = np.floor(centres_H - 0.5).astype(np.int64)

@@ -170,10 +170,7 @@ def empty_note(records: Sequence[Record]) -> list[str]:
 def _by_image(
     items: Iterable[Annotated], images: FolderImages, problems: list[str]
 ) -> tuple[dict[Path, Annotated], set[Path]]:
-    """Find the image of each entry, and join the entries of one; problems are added.
-
-    Gives also the images whose outlines were drawn before EXIF turned them.
-    """
+    """Find each entry's image, join entries of one, and list images drawn as stored."""
     entry_of: dict[Path, Annotated] = {}
     as_stored: set[Path] = set()
     for one in items:
@@ -193,10 +190,7 @@ def _by_image(
 def without_mask(
     alone: Sequence[Record], num_used: int, config: DataConfig, root: Path, *, noun: str
 ) -> tuple[list[Record], list[str]]:
-    """Take images without a mask for empty, leave them out or refuse them, and say so.
-
-    `data.missing` decides; `alone` are their records, without shapes.
-    """
+    """Take images without a mask for empty, leave them out or refuse, as `data.missing` says."""
     if not alone:
         return [], []
     names = name_some(one.image_path.relative_to(root).as_posix() for one in alone)
@@ -251,10 +245,7 @@ def is_background(label: str) -> bool:
 def check_outlines(
     image: Path, shapes: Iterable[Shape], *sizes: tuple[object, object]
 ) -> tuple[list[str], bool]:
-    """Say what is wrong with outlines, for an image of these heights and widths, if they are said.
-
-    Gives also whether they were drawn on the pixels as stored, which EXIF lays on their side.
-    """
+    """Say what is wrong with outlines for these sizes, and if they are on pixels as stored."""
     try:
         info = probe(image)
     except ImageError:

@@ -34,13 +34,7 @@ MARKS = ('"images"', '"annotations"')  # Words of each such file
 
 
 def read_coco(files: Mapping[Path, Split | None], path: Path, config: DataConfig) -> Findings:
-    """Read COCO annotations, one file or one for each split.
-
-    Every category is foreground unless `data.labels` names some, or `data.foreground` ids. The
-    polygons of an object are united; one that lies wholly inside another is a hole. Images are
-    looked for beside the file, in `images/` there, and in `images/` one folder up; those that
-    aren't there are found by their name anywhere in the folder, or below the file's.
-    """
+    """Read COCO annotations, one file or one for each split; images are found by their names."""
     records: list[Record] = []
     notes: list[str] = []
     for file, split in files.items():

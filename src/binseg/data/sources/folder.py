@@ -43,11 +43,7 @@ Pair = tuple[str, Path, tuple[Path, ...]]  # An image's name, its path, and the 
 def pair_up(
     images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str] = ()
 ) -> tuple[list[Pair], list[str], bool]:
-    """Pair images and masks by name, or else by what their names don't all share.
-
-    Gives pairs sorted by name, what is wrong, and whether the difference told; the mask of a name
-    `in_pieces` is in all files of that name.
-    """
+    """Pair images and masks; give pairs by name, what is wrong, and if differences told."""
     pairs, wrong = _pair_by_name(images, masks, in_pieces=in_pieces)
     if wrong and (found := _pair_by_difference(images, masks)):
         also, lacking = found

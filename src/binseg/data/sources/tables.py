@@ -54,10 +54,7 @@ SHREDDED = 1.3  # Outlines so many times longer than in the other order are thos
 
 
 def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Findings:
-    """Read a CSV of run lengths: starts (from 1) and lengths; an empty cell is no object.
-
-    They go column by column, or row by row where the outlines tell so.
-    """
+    """Read a CSV of run lengths from 1, down the columns unless outlines tell otherwise."""
     file, image_column, runs_column = found
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
     usual = csv.field_size_limit(MOST_LETTERS)
@@ -99,10 +96,7 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
 
 
 def _go_along_rows(image: Path, several: Sequence[tuple[list[int], str]]) -> bool | None:
-    """Tell whether run lengths make a better mask row by row than column by column, or neither.
-
-    In another order than they were made in, objects fall into shreds, or lie beside the image's.
-    """
+    """Tell whether runs, row by row, give less shreds than column by column, or better edges."""
     if not several:
         return None
     try:
@@ -160,11 +154,7 @@ def find_manifest(path: Path) -> bool:
 
 
 def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
-    """Read a manifest: columns image and mask, and if wanted id, group, split, page, and more.
-
-    Paths are relative to the manifest's folder and stay in it. Columns are parted by comma,
-    semicolon or tab. A column that binseg doesn't know goes into the record's `columns`.
-    """
+    """Read columns image and mask (in its folder), and id, group, split, page, and more."""
     path = path / _NAME if path.is_dir() else path
     reader = read_table(path, "manifest")
     header = [(name or "").strip() for name in reader.fieldnames or ()]
