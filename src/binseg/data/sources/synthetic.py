@@ -9,18 +9,18 @@ a small network that sees texture and shading learns it within minutes on a CPU.
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from binseg.data.dataset import SPLITS
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
-from binseg.data.sources.families import FAMILIES, draw_family
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.imageio import write_image, write_mask
 from binseg.parallel import map_ordered
@@ -29,7 +29,6 @@ from binseg.storage import cache_dir, locked, write_text
 from binseg.types import Record
 
 _VERSION = 1  # part of the cache's key: raise it whenever the images change
-KINDS = ("shapes", *FAMILIES)
 _LIMITS = {"num": (3, 100_000), "size": (16, 2048), "seed": (0, 2**32 - 1)}
 
 
@@ -40,7 +39,6 @@ class SyntheticSpec:
     num: int = 240
     size: int = 128
     seed: int = 0
-    kind: str = "shapes"  # shapes, or a family: cracks, vessels, dots, huge, micro, bands
 
 
 def is_synthetic(path: str) -> bool:
@@ -51,17 +49,12 @@ def is_synthetic(path: str) -> bool:
 def parse_synthetic(path: str) -> SyntheticSpec:
     """Read `synthetic` or `synthetic:num=240,size=128,seed=0`, in any order, any left out.
 
-    >>> parse_synthetic("synthetic:num=60,seed=3,kind=cracks")
-    SyntheticSpec(num=60, size=128, seed=3, kind='cracks')
+    >>> parse_synthetic("synthetic:num=60,seed=3")
+    SyntheticSpec(num=60, size=128, seed=3)
     """
     given: dict[str, Any] = {}
     for part in filter(None, path.partition(":")[2].split(",")):
         name, _, text = (word.strip() for word in part.partition("="))
-        if name == "kind":
-            given[name] = text
-            if text not in KINDS:
-                raise UsageError(f"data.path {path!r}: kind must be {', '.join(KINDS)}")
-            continue
         if name not in _LIMITS or not text.isdecimal() or name in given:
             raise UsageError(
                 f"data.path {path!r}: can't read {part!r}; write synthetic:num=240,size=128,seed=0"
@@ -75,24 +68,48 @@ def parse_synthetic(path: str) -> SyntheticSpec:
 
 def make_synthetic(spec: SyntheticSpec, *, progress: Progress = SILENT) -> Path:
     """Give the folder of these images and their split lists, drawn on the first call."""
-    kind = "" if spec.kind == "shapes" else f"-{spec.kind}"
-    name = f"synthetic{kind}-v{_VERSION}-num{spec.num}-size{spec.size}-seed{spec.seed}"
+    name = f"synthetic-v{_VERSION}-num{spec.num}-size{spec.size}-seed{spec.seed}"
     folder = cache_dir() / name
     if folder.is_dir():
         return folder
     with locked(folder):
         # Another process may have drawn them while this one waited.
         if not folder.is_dir():
-            _make(spec, folder, progress)
+            draw = partial(draw_synthetic, size=spec.size, seed=spec.seed)
+            write_series(folder, spec.num, draw, progress)
     return folder
 
 
-def _make(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
-    """Draw beside the goal and rename, so that a folder that is there is whole."""
+def write_series(
+    folder: Path,
+    num: int,
+    draw: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    progress: Progress,
+    *,
+    suffix: str = ".png",
+) -> None:
+    """Draw images and masks beside the goal and rename, so that a folder that is there is whole."""
     temporary: Path | None = None
+    names = [f"{index:05d}" for index in range(num)]
+
+    def write(index: int) -> None:
+        assert temporary is not None
+        image_HWC, mask_HW = draw(index)
+        write_image(temporary / "images" / f"{names[index]}{suffix}", image_HWC)
+        write_mask(temporary / "masks" / f"{names[index]}.png", mask_HW)
+
     try:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        _write_all(spec, temporary, progress)
+        for name in ("images", "masks"):
+            (temporary / name).mkdir()
+        # Most of the time goes into waiting for the disk, file by file.
+        drawn = map_ordered(write, range(num), num_threads=8)
+        for _ in track(drawn, progress=progress, label="drawing synthetic images", total=num):
+            pass
+        num_held = max(1, round(num * 0.15))
+        ends = (0, num - 2 * num_held, num - num_held, num)
+        for split, start, end in zip(SPLITS, ends, ends[1:], strict=False):
+            write_text(temporary / f"{split}.txt", "".join(f"{x}\n" for x in names[start:end]))
         temporary.rename(folder)
     except OSError as error:
         raise OutputError(
@@ -102,37 +119,6 @@ def _make(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_all(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
-    (folder / "images").mkdir()
-    (folder / "masks").mkdir()
-    names = [f"{index:05d}" for index in range(spec.num)]
-
-    def draw(index: int) -> None:
-        if spec.kind == "shapes":
-            image_HWC, mask_HW = draw_synthetic(index, size=spec.size, seed=spec.seed)
-        else:
-            image_HWC, mask_HW = draw_family(spec.kind, index, size=spec.size, seed=spec.seed)
-        if image_HWC.shape[2] == 3:
-            write_image(folder / "images" / f"{names[index]}.png", image_HWC)
-        else:
-            write_image(folder / "images" / f"{names[index]}.tif", image_HWC)
-        write_mask(folder / "masks" / f"{names[index]}.png", mask_HW)
-
-    # Most of the time goes into waiting for the disk, file by file.
-    drawn = map_ordered(draw, range(spec.num), num_threads=8)
-    for _ in track(drawn, progress=progress, label="drawing synthetic images", total=spec.num):
-        pass
-    num_held = max(1, round(spec.num * 0.15))
-    num_train = spec.num - 2 * num_held
-    parts = {
-        "train": names[:num_train],
-        "val": names[num_train : num_train + num_held],
-        "test": names[num_train + num_held :],
-    }
-    for split, listed in parts.items():
-        write_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in listed))
 
 
 def draw_synthetic(
