@@ -11,8 +11,7 @@ from binseg.autoconfig.fingerprint import Fingerprint
 from binseg.autoconfig.training_rules import always, only_for_thin
 from binseg.config import Recipe, load_recipe
 
-RULES: Mapping[str, Rule] = MappingProxyType(
-    {
+RULES: Mapping[str, Rule] = MappingProxyType({
         "input.channels": input_rules.channels,
         "input.intensity": input_rules.intensity,
         "input.resize": input_rules.resize,
@@ -20,13 +19,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "model.name": input_rules.model,
         "model.encoder_weights": input_rules.encoder_weights,
         "input.mean": input_rules.moments(
-            "mean", "subtracted when the weights were trained", "average of the training images"
-        ),
-        "input.std": input_rules.moments(
-            "std",
-            "divided by when the weights were trained",
-            "standard deviation of the training images",
-        ),
+            "mean", "subtracted when the weights were trained", "average of the training images"),
+        "input.std": input_rules.moments("std", "divided by when the weights were trained",
+            "standard deviation of the training images"),
         "model.options": input_rules.model_options,
         "input.size": input_rules.size,
         "train.progressive": input_rules.progressive,
@@ -55,8 +50,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "train.postprocess": training_rules.postprocess,
         "train.tta": training_rules.tta,
         "train.threshold": training_rules.threshold,
-    }
-)
+})  # fmt: skip
 """The rule of each setting, in the order in which they are decided: each rule sees what those above
 it chose, and everything that the user gave. A new rule is a function and its row here."""
 GIVEN = "you said so"
@@ -65,7 +59,7 @@ FEW_RATIOS = (0.7, 0.3, 0.0)
 STACK_GAP = 5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Setting:
     """One line of a plan: a recipe's `section.field`, its value, and one clause that says why."""
 
@@ -118,7 +112,7 @@ def make_plan(
         choice = (given[key], GIVEN) if key in given else RULES[key](at)
         if choice is not None:
             value, reason = choice
-            settings.append(Setting(key=key, value=value, reason=reason, is_given=key in given))
+            settings.append(Setting(key, value, reason, is_given=key in given))
             at = at.having({key: value})
     told = tuple(_warnings(at))
     return Plan(settings=tuple(settings), warnings=told, fingerprint=facts, machine=machine)
@@ -129,7 +123,7 @@ def few_ratios(num: int) -> list[Setting]:
     if num > FEW_IMAGES:
         return []
     reason = f"only {num} images: 30% are for validation, and none are kept for a test"
-    return [Setting(key="data.split.ratios", value=FEW_RATIOS, reason=reason)]
+    return [Setting("data.split.ratios", FEW_RATIOS, reason)]
 
 
 def stack_settings(num_pages: int) -> list[Setting]:
@@ -137,10 +131,7 @@ def stack_settings(num_pages: int) -> list[Setting]:
     gap = min(STACK_GAP, num_pages // 20)
     whole = "neighbouring slices look nearly the same, so whole blocks stay together"
     left_out = "slices left out between two splits"
-    return [
-        Setting(key="data.split.method", value="block", reason=whole),
-        Setting(key="data.split.gap", value=gap, reason=left_out),
-    ]
+    return [Setting("data.split.method", "block", whole), Setting("data.split.gap", gap, left_out)]
 
 
 def _warnings(at: Situation) -> Iterator[str]:

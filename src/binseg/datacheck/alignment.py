@@ -7,7 +7,7 @@ without clear edges have no best place at all, and nothing is said about them.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Complex64, Float32
@@ -39,8 +39,7 @@ PAIRED_FIT, MOST_BETTER = 3.0, 0.8
 """Fit with the neighbour's image that must be reached, and share of masks that fit it better."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shift:
+class Shift(NamedTuple):
     """The place where a mask would fit better, in pixels of the reduced image."""
 
     down: int
@@ -99,7 +98,7 @@ def shift_of(surface: Float32[np.ndarray, "R R"]) -> Shift | None:
     """Tell whether a mask would clearly fit better elsewhere; None where that isn't clear."""
     shift = _best(surface, peak=MIN_PEAK, gain=MIN_GAIN)
     # A best place at the end of the reach is the slope of one beyond it, or of none.
-    return shift if shift and max(abs(shift.down), abs(shift.right)) < REACH else None
+    return shift if shift and max(map(abs, shift)) < REACH else None
 
 
 def constant_shift(surfaces: list[Float32[np.ndarray, "R R"]]) -> Shift | None:

@@ -23,7 +23,7 @@ _CLEAR = 0.15  # Dice that another reading of the mask must gain over the mask a
 _EXPLAINS = 0.15  # score from which on another reading of the whole mask explains what objects show
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Contradiction:
     """One mask beside a model's prediction of the same image."""
 
@@ -101,13 +101,8 @@ def _judge(one: Compared, typical: float, swap: float) -> Contradiction:
     # What explains the whole mask comes before what explains an object of it.
     whole = [name for name in [*kinds][:3] if kinds[name] >= _EXPLAINS]
     kind = whole[0] if whole else max(kinds, key=lambda name: kinds[name])
-    return Contradiction(
-        id=one.id,
-        score=float(np.clip(max(kinds.values()), 0, 1)),
-        kind=kind,
-        dice=one.dice,
-        expected_dice=one.expected,
-    )
+    score = float(np.clip(max(kinds.values()), 0, 1))
+    return Contradiction(one.id, score, kind, one.dice, one.expected)
 
 
 def _grown(mask_HW: Mask) -> Mask:

@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import ImageError, needing
-from binseg.imageio.decoding import (
-    Cache,
-    ImageInfo,
-    Pixels,
-    as_given,
-    broken_files,
-    fill_window,
-    given_dtype,
-    one_line,
-)
+from binseg.imageio import decoding
 from binseg.imageio.metadata import PixelSize
 
 _MARKS = (".zarray", ".zgroup", ".zattrs", "zarr.json")
@@ -53,8 +44,8 @@ class ZarrWindows:
     def __init__(self, path: Path) -> None:
         with needing("zarr", extra="zarr", purpose="reading Zarr folders"):
             import zarr
-        self.name = one_line(path)
-        with broken_files(self.name):
+        self.name = decoding.one_line(path)
+        with decoding.broken_files(self.name):
             found = zarr.open(str(path), mode="r")
             array: Any = found
             scales: dict[str, float] = {}
@@ -94,41 +85,41 @@ class ZarrWindows:
                 f"{self.name}: chunks of {chunk / 1e9:,.1f} GB, which can't be read by windows; "
                 "save it in chunks of 256 x 256 to 1024 x 1024"
             )
-        self._cache = Cache()
+        self._cache = decoding.Cache()
         known = [
             _MICROMETRES.get(units.get(name) or "", 0.0) * scales.get(name, 0.0) for name in "yx"
         ]
         self.pixel_size = PixelSize(height=known[0], width=known[1]) if min(known) > 0 else None
 
-    def info(self, page: int) -> ImageInfo:
+    def info(self, page: int) -> decoding.ImageInfo:
         """Give size, channels and type of one page, from the metadata."""
         if not 0 <= page < self.num_pages:
             raise ImageError(f"{self.name}: there is no page {page}; it has {self.num_pages}")
-        return ImageInfo(
+        return decoding.ImageInfo(
             height=self._axes.lengths[-2],
             width=self._axes.lengths[-1],
             channels=self._channels,
-            dtype=given_dtype(self._array.dtype),
+            dtype=decoding.given_dtype(self._array.dtype),
             mode=str(self._array.dtype),
             format=self.format,
             num_pages=self.num_pages,
         )
 
-    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Pixels:
         """Read a window that lies inside the page: whole chunks, which are kept for the next."""
-        out_HWC = np.empty((height, width, self._channels), given_dtype(self._array.dtype))
-        with broken_files(self.name):
+        out_HWC = np.empty((height, width, self._channels), decoding.given_dtype(self._array.dtype))
+        with decoding.broken_files(self.name):
             grid = (self._chunk["y"], self._chunk["x"])
-            fill_window(out_HWC, (top, left), grid, partial(self._part, page))
+            decoding.fill_window(out_HWC, (top, left), grid, partial(self._part, page))
         return out_HWC
 
     def valid(self, page: int, top: int, left: int, height: int, width: int) -> None:
         """Tell that all pixels are data: NaN is refused."""
 
-    def _part(self, page: int, row: int, column: int) -> Pixels:
+    def _part(self, page: int, row: int, column: int) -> decoding.Pixels:
         return self._cache.get((page, row, column), partial(self._unpack, page, row, column))
 
-    def _unpack(self, page: int, row: int, column: int) -> Pixels:
+    def _unpack(self, page: int, row: int, column: int) -> decoding.Pixels:
         at: dict[str, Any] = {"c": slice(None)}
         if self._axes.names[:-2]:
             pages = np.unravel_index(page, self._axes.lengths[:-2])
@@ -140,7 +131,7 @@ class ZarrWindows:
         if "c" not in left:
             part, left = part[..., None], [*left, "c"]
         part_HWC = part.transpose([left.index(name) for name in "yxc"])
-        return np.ascontiguousarray(as_given(part_HWC, name=self.name))
+        return np.ascontiguousarray(decoding.as_given(part_HWC, name=self.name))
 
 
 def _plain_axes(shape: Sequence[int], name: str) -> tuple[str, ...]:

@@ -13,19 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
+from binseg.data.sources import layouts
 from binseg.data.sources.annotations import without_mask
-from binseg.data.sources.layouts import (
-    Named,
-    Part,
-    find_parts,
-    holds_pair,
-    mask_name_of,
-    mask_of_piece,
-    split_of_path,
-    unused_folders,
-    without_images,
-    wrapped,
-)
 from binseg.data.sources.listing import Findings, ignored_note, list_folder, read_lines, subfolders
 from binseg.data.splits import parse_split
 from binseg.errors import DataError, ImageError
@@ -41,7 +30,10 @@ Pair = tuple[str, Path, tuple[Path, ...]]  # An image's name, its path, and the 
 
 
 def pair_up(
-    images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str] = ()
+    images: Sequence[layouts.Named],
+    masks: Sequence[layouts.Named],
+    *,
+    in_pieces: Collection[str] = (),
 ) -> tuple[list[Pair], list[str], bool]:
     """Pair images and masks; give pairs by name, what is wrong, and if differences told."""
     pairs, wrong = _pair_by_name(images, masks, in_pieces=in_pieces)
@@ -53,7 +45,7 @@ def pair_up(
 
 
 def _pair_by_name(
-    images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str]
+    images: Sequence[layouts.Named], masks: Sequence[layouts.Named], *, in_pieces: Collection[str]
 ) -> tuple[list[Pair], list[str]]:
     """Pair each image with the mask of its name, which may add `_mask`, `-gt` and the like."""
     images_of, masks_of, pieces_of = (defaultdict[str, list[Path]](list) for _ in range(3))
@@ -61,13 +53,13 @@ def _pair_by_name(
         images_of[name].append(path)
     mask_names = {name for name, _ in masks}
     for name, path in masks:
-        whole = mask_of_piece(name)
+        whole = layouts.mask_of_piece(name)
         if name in images_of:
             (pieces_of if name in in_pieces else masks_of)[name].append(path)
         elif whole and whole in mask_names:
-            pieces_of[mask_name_of(whole) or whole].append(path)
+            pieces_of[layouts.mask_name_of(whole) or whole].append(path)
         else:
-            masks_of[mask_name_of(name) or name].append(path)
+            masks_of[layouts.mask_name_of(name) or name].append(path)
     doubles = [*_doubles("image", images_of), *_doubles("mask", masks_of)]
     files_of = {name: (*masks_of[name], *pieces_of[name]) for name in {*masks_of, *pieces_of}}
     first_images = {name: paths[0] for name, paths in images_of.items()}
@@ -81,14 +73,14 @@ def _pair_by_name(
 
 
 def _pair_by_difference(
-    images: Sequence[Named], masks: Sequence[Named]
+    images: Sequence[layouts.Named], masks: Sequence[layouts.Named]
 ) -> tuple[list[Pair], list[str]] | None:
     """Pair `7_sat.jpg` and `7_mask.png`: names differ by parts that all images, all masks share."""
     if len(images) == len(masks) == 1:
         return [(*images[0], (masks[0][1],))], []
-    by_word = [mask_name_of(name) or name for name, _ in masks]
+    by_word = [layouts.mask_name_of(name) or name for name, _ in masks]
     most = _MOST_AGREE * max(len(images), len(masks))
-    found: list[tuple[dict[str, Named], dict[str, Named], set[str]]] = []
+    found: list[tuple[dict[str, layouts.Named], dict[str, layouts.Named], set[str]]] = []
     for image_cores in ([name for name, _ in images], _cores(images)):
         for mask_cores in (_cores(masks), by_word):
             image_of = dict(zip(image_cores, images, strict=True))
@@ -107,7 +99,7 @@ def _pair_by_difference(
     return pairs, _partnerless(path_of, mask_path_of)
 
 
-def _cores(named: Sequence[Named]) -> list[str]:
+def _cores(named: Sequence[layouts.Named]) -> list[str]:
     """Strip each file's name of the beginning and ending that all share."""
     files = [PurePosixPath(name) for name, _ in named]
     names = [file.name for file in files]
@@ -223,14 +215,14 @@ ACCEPTED = (
 )
 
 
-def find_folder(root: Path) -> tuple[list[Part], list[str]] | None:
+def find_folder(root: Path) -> tuple[list[layouts.Part], list[str]] | None:
     """Find images with masks, and notes on the folders that hold them."""
-    found = find_parts(root) if root.is_dir() else ([], [])
+    found = layouts.find_parts(root) if root.is_dir() else ([], [])
     return found if found[0] else None
 
 
 def read_folder(
-    found: tuple[list[Part], list[str]] | None, root: Path, config: DataConfig
+    found: tuple[list[layouts.Part], list[str]] | None, root: Path, config: DataConfig
 ) -> Findings:
     """Pair the folder's images and masks; both ways checked."""
     if not root.is_dir():
@@ -264,11 +256,11 @@ def read_folder(
         raise DataError(f"{root}: {'; '.join(problems)}; images and masks pair by file name")
     empty, told = without_mask(lone, len(records), config, root, noun="mask")
     records, notes = records + empty, [*notes, *told]
-    lists = next(filter(None, map(split_lists, wrapped(root))), {})
+    lists = next(filter(None, map(split_lists, layouts.wrapped(root))), {})
     if lists and all(part.split is None for part in parts):
         records = _listed(records, lists, root, {one.id for one in lone})
         notes.append(f"split from {', '.join(path.name for path in lists)}")
-    if unused := unused_folders(root, parts):
+    if unused := layouts.unused_folders(root, parts):
         notes.append(f"folders of images that are not used: {name_some(unused)}")
     others = {path for part in parts for path in part.others if path not in lists}
     return Findings(
@@ -283,7 +275,7 @@ def read_folder(
 
 
 def _only_lack_masks(
-    alone: Sequence[Named], pairs: Sequence[Pair], wrong: Sequence[str], part: Part
+    alone: Sequence[layouts.Named], pairs: Sequence[Pair], wrong: Sequence[str], part: layouts.Part
 ) -> bool:
     """Tell whether nothing is wrong but that some images' masks have yet to be made."""
     names = {name for name, _, _ in pairs}
@@ -319,7 +311,7 @@ def read_patterns(_: object, root: Path, config: DataConfig) -> Findings:
     records: list[Record] = []
     for key, mask in sorted(masks.items()):
         image = images[key]
-        split, group = split_of_path(image, root), config.page_group
+        split, group = layouts.split_of_path(image, root), config.page_group
         records += records_of_pair(key, image, [mask], split=split, page_group=group)
     empty, notes = without_mask(alone, len(records), config, root, noun="mask")
     records += empty
@@ -367,11 +359,11 @@ def nothing_found(root: Path) -> str:
     folders = [f"{folder.name}/" for folder in subfolders(root)]
     files = [path.name for path in (*listing.images, *listing.others)]
     there = name_some([*folders, *files], limit=8) or "nothing"
-    near = [one for one in (root.resolve().parent, *subfolders(root)) if holds_pair(one)]
+    near = [one for one in (root.resolve().parent, *subfolders(root)) if layouts.holds_pair(one)]
     if near:
         meant = " or ".join(str(one) for one in near[:3])
         return f"{root}: no images with masks found; it holds {there}; did you mean {meant}?"
-    told = "; ".join([f"it holds {there}", *without_images(root)])
+    told = "; ".join([f"it holds {there}", *layouts.without_images(root)])
     return f"{root}: no images with masks found; {told}. Accepted: {ACCEPTED}"
 
 

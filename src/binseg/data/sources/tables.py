@@ -12,15 +12,7 @@ import numpy as np
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import spread
 from binseg.data.samples import agreed, fits_second
-from binseg.data.sources.annotations import (
-    Annotated,
-    FolderImages,
-    findings_of,
-    refuse,
-    rings_of_runs,
-    size_of,
-    without_mask,
-)
+from binseg.data.sources import annotations
 from binseg.data.sources.layouts import split_of_path
 from binseg.data.sources.listing import Findings, inside, list_folder
 from binseg.data.splits import parse_split, read_table, rows_of
@@ -65,13 +57,13 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
     finally:
         csv.field_size_limit(usual)  # it is one for the whole process
     root = file.parent
-    images = FolderImages(folder=root, home=root)
+    images = annotations.FolderImages(folder=root, home=root)
     problems: list[str] = []
     drawn: dict[Path, list[tuple[list[int], str]]] = {}
     for name, several in runs_of.items():
         try:
             image = images.find_loosely(name)
-            height, width = size_of(image)
+            height, width = annotations.size_of(image)
             drawn[image] = [
                 (runs, label)
                 for text, label in several
@@ -81,7 +73,7 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
             problems.append(f"image {name} {error}")
     by_rows, num = agreed([_go_along_rows(*one) for one in spread([*drawn.items()], NUM_LAID)])
     items = [
-        Annotated(
+        annotations.Annotated(
             name=image.name,
             path=image,
             shapes=tuple(_shape_of_runs(image, *one, by_rows=bool(by_rows)) for one in several),
@@ -89,7 +81,7 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
         )
         for image, several in drawn.items()
     ]
-    findings = findings_of(items, root, config, problems=problems)
+    findings = annotations.findings_of(items, root, config, problems=problems)
     told = f"along the rows, as {num} outlines tell" if by_rows else "down the columns"
     doubt = " (their outlines don't tell it: look at them)" if by_rows is None else ""
     return replace(findings, notes=(f"run lengths go {told}{doubt}", *findings.notes))
@@ -115,10 +107,10 @@ def _go_along_rows(image: Path, several: Sequence[tuple[list[int], str]]) -> boo
 
 
 def _shape_of_runs(image: Path, runs: list[int], label: str, *, by_rows: bool) -> Shape:
-    height, width = size_of(image)
+    height, width = annotations.size_of(image)
     if not by_rows:
-        return Shape(rings=rings_of_runs(runs, height=height, width=width), label=label)
-    rings = rings_of_runs(runs, height=width, width=height)
+        return Shape(rings=annotations.rings_of_runs(runs, height=height, width=width), label=label)
+    rings = annotations.rings_of_runs(runs, height=width, width=height)
     return Shape(rings=tuple(tuple((x, y) for y, x in ring) for ring in rings), label=label)
 
 
@@ -178,10 +170,10 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
             wrong.append(f"{record.id} is also on line {line_of[record.id]}")
         records.append(record)
         problems += [f"line {line}: {what}" for what in wrong]
-    refuse(path, problems)
+    annotations.refuse(path, problems)
     alone = [replace(one, shapes=()) for one in records if one.mask_path is None]
     used = [one for one in records if one.mask_path is not None]
-    empty, missing = without_mask(alone, len(used), config, path.parent, noun="mask")
+    empty, missing = annotations.without_mask(alone, len(used), config, path.parent, noun="mask")
     further = [name for name in header if name.lower() not in _OWN]
     notes = (f"manifest columns kept for reports: {', '.join(further)}",) if further else ()
     return Findings(records=(*used, *empty), notes=(*missing, *notes))

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from binseg.config.recipe import DataConfig
+from binseg.data.sources import listing
 from binseg.data.sources.annotations import (
     Annotated,
     mapping,
@@ -27,18 +28,6 @@ from binseg.data.sources.annotations import (
     shape_of,
 )
 from binseg.data.sources.layouts import split_of
-from binseg.data.sources.listing import (
-    Findings,
-    holds,
-    ignored_note,
-    inside,
-    list_folder,
-    posix,
-    read_json,
-    read_value,
-    ring_of,
-    subfolders,
-)
 from binseg.errors import DataError
 from binseg.imageio import IMAGE_SUFFIXES
 from binseg.storage import read_bytes
@@ -157,7 +146,7 @@ def _cvat_shape(one: ET.Element) -> Shape | str:
 
 def label_studio(file: Path) -> Iterator[Annotated]:
     """Read Label Studio's JSON: polygons, rectangles, ellipses and brushes, given in percent."""
-    tasks = read_value(file)
+    tasks = listing.read_value(file)
     for task in _objects(tasks if isinstance(tasks, list) else [tasks]):
         done = [one for one in _objects(task.get("annotations")) if not one.get("was_cancelled")]
         if not done:
@@ -222,7 +211,7 @@ def runs_of_brush(rle: Sequence[int]) -> UInt8[np.ndarray, "N"]:
 
 def via(file: Path) -> Iterator[Annotated]:
     """Read VIA's JSON, a project or its annotations: polygons, rectangles, circles, ellipses."""
-    content = mapping(read_value(file))
+    content = mapping(listing.read_value(file))
     for entry in map(mapping, mapping(content.get("_via_img_metadata", content)).values()):
         regions = entry.get("regions")
         each = list(regions.values()) if isinstance(regions, Mapping) else regions
@@ -254,17 +243,17 @@ def _via_shape(region: Mapping[str, object]) -> Shape | str:
 def find_supervisely(path: Path) -> list[Path]:
     """Find the JSON files of a Supervisely project, or of a dataset of one."""
     files = []
-    for home in (path, *subfolders(path)) if path.is_dir() else ():
+    for home in (path, *listing.subfolders(path)) if path.is_dir() else ():
         if (home / "ann").is_dir() and (home / "img").is_dir():
-            there = list_folder(home / "ann").others
-            if any(holds(file, '"objects"') for file in there[:1]):
+            there = listing.list_folder(home / "ann").others
+            if any(listing.holds(file, '"objects"') for file in there[:1]):
                 files += [one for one in there if one.suffix == ".json"]
     return files
 
 
 def supervisely(file: Path) -> Iterator[Annotated]:
     """Read Supervisely's JSON: polygons, rectangles and bitmaps; its folders may be splits."""
-    content = mapping(read_value(file))
+    content = mapping(listing.read_value(file))
     size = mapping(content.get("size"))
     home = file.parent.parent
     image = home / "img" / file.stem
@@ -304,7 +293,7 @@ def _supervisely_shape(one: Mapping[str, Any]) -> Shape | str:
 
 def v7(file: Path) -> Iterator[Annotated]:
     """Read V7's Darwin JSON, versions 1 and 2: polygons, their holes, and boxes."""
-    content = mapping(read_value(file))
+    content = mapping(listing.read_value(file))
     item = mapping(content.get("item") or content.get("image"))
     slot = mapping((_list(item.get("slots")) or [item])[0])
     names = [item.get(key) for key in ("name", "filename", "original_filename")]
@@ -335,7 +324,7 @@ def _v7_shape(one: Mapping[str, Any]) -> Shape | str:
 
 def qupath(file: Path) -> Iterator[Annotated]:
     """Read QuPath's GeoJSON: polygons in pixels, of the image that has the file's name."""
-    content = read_value(file)
+    content = listing.read_value(file)
     shapes, left_out = [], []
     features = content if isinstance(content, list) else mapping(content).get("features", [content])
     for feature in _objects(features):
@@ -355,21 +344,21 @@ def qupath(file: Path) -> Iterator[Annotated]:
 
 def find_labelme(path: Path) -> list[Path]:
     """Find the JSON files in a folder."""
-    files = list_folder(path).others if path.is_dir() else ()
+    files = listing.list_folder(path).others if path.is_dir() else ()
     return [file for file in files if file.suffix.lower() == ".json"]
 
 
-def read_labelme(files: Sequence[Path], path: Path, config: DataConfig) -> Findings:
+def read_labelme(files: Sequence[Path], path: Path, config: DataConfig) -> listing.Findings:
     """Read a folder of labelme files: an image each, whose `__ignore__` doesn't count."""
     if not path.is_dir():
         raise DataError(f"{path}: give the folder of labelme's .json files")
     found = read_outlines(partial(_labelme, path), files, path, config, noun=".json")
-    others = [file for file in list_folder(path).others if file not in files]
-    return replace(found, notes=(*found.notes, *ignored_note(others, path)))
+    others = [file for file in listing.list_folder(path).others if file not in files]
+    return replace(found, notes=(*found.notes, *listing.ignored_note(others, path)))
 
 
 def _labelme(root: Path, file: Path) -> Iterator[Annotated]:
-    content = read_json(file)
+    content = listing.read_json(file)
     shapes = content.get("shapes")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         raise ValueError("not labelme: `shapes` must be a list of objects")
@@ -387,8 +376,8 @@ def _labelme_image(file: Path, root: Path, name: object) -> Path:
     candidates: list[Path | None] = []
     if isinstance(name, str) and name:
         candidates = [
-            inside(root, str(file.parent.relative_to(root) / posix(name))),
-            inside(file.parent, Path(posix(name)).name),
+            listing.inside(root, str(file.parent.relative_to(root) / listing.posix(name))),
+            listing.inside(file.parent, Path(listing.posix(name)).name),
         ]
     for path in (*candidates, *map(file.with_suffix, sorted(IMAGE_SUFFIXES))):
         if path is not None and path.is_file():
@@ -401,7 +390,7 @@ def _labelme_shape(shape: Mapping[str, Any]) -> Shape | str:
     if kind in NO_AREA:
         return kind
     try:
-        points = ring_of(shape.get("points"))
+        points = listing.ring_of(shape.get("points"))
         if kind == "mask" and isinstance(shape.get("mask"), str):
             (left, top), *_ = points
             rings = rings_of_mask(mask_of_png(shape["mask"]), left=left, top=top)
