@@ -12,8 +12,11 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Float32, Num
 
+Mask = Bool[np.ndarray, "H W"]
+Probability = Float32[np.ndarray, "H W"]
+AnyImage = Num[np.ndarray, "H W C"]
 IGNORE = 255
 """The target value of pixels that count neither for nor against; 0 is background, 1 foreground."""
 Split = Literal["train", "val", "test"]
@@ -102,8 +105,8 @@ class Sample:
 
     id: str
     image_HWC: Num[np.ndarray, "h w C"]
-    mask_HW: Bool[np.ndarray, "H W"] | None
-    valid_HW: Bool[np.ndarray, "H W"]
+    mask_HW: Mask | None
+    valid_HW: Mask
     """False where a pixel counts neither for nor against (ignore labels)."""
     is_reduced: bool = False
     """The image is smaller than its masks, as a JPEG's decoder reduced it for the model."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import ndimage
 
 from binseg.data.dataset import Dataset, spread
@@ -15,7 +15,7 @@ from binseg.imageio import probe
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image
-from binseg.types import Record, Sample
+from binseg.types import Mask, Record, Sample
 
 K = TypeVar("K", int, float)
 Three = tuple[float, float, float]
@@ -88,7 +88,7 @@ class Shapes:
     thick: float
 
 
-def measure_shapes(mask_HW: Bool[np.ndarray, "H W"]) -> Shapes | None:
+def measure_shapes(mask_HW: Mask) -> Shapes | None:
     """Measure the objects of a mask at the image's own size; None if the mask is empty."""
     labels_HW, num = ndimage.label(mask_HW, structure=np.ones((3, 3)))
     if num == 0:
@@ -100,7 +100,7 @@ def measure_shapes(mask_HW: Bool[np.ndarray, "H W"]) -> Shapes | None:
     return Shapes(diameters=tuple(diameters.tolist()), thin=thin, thick=thick)
 
 
-def thickness_quantiles(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[float, float]:
+def thickness_quantiles(mask_HW: Mask) -> tuple[float, float]:
     """Measure how thick the foreground is across its middle lines: `Shapes.thin` and `thick`.
 
     A ridge pixel of the distance map (no neighbour lies farther from the background) is the centre
@@ -124,9 +124,7 @@ def thickness_quantiles(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[float, float]
     return round(float(np.quantile(width_N, 0.1)), 2), round(float(thick), 2)
 
 
-def kept_by_resize(
-    mask_HW: Bool[np.ndarray, "H W"], sizes: Sequence[tuple[int, int]]
-) -> Float[np.ndarray, "S"]:
+def kept_by_resize(mask_HW: Mask, sizes: Sequence[tuple[int, int]]) -> Float[np.ndarray, "S"]:
     """Return the Dice of a perfect mask made at other sizes and resized back to the image's own."""
     height, width = mask_HW.shape
     soft_HW1, area, kept = mask_HW.astype(np.float32)[:, :, None], int(mask_HW.sum()), []

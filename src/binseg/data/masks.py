@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Integer
 
 from binseg.config.recipe import Border, DataConfig
 from binseg.errors import DataError, ImageError
 from binseg.imageio import ImageInfo, probe, read_cover, read_labels, read_palette
 from binseg.imageio.decoding import ReadAs
 from binseg.progress import SILENT, Progress, track
-from binseg.types import Record
+from binseg.types import Mask, Record
 
 RuleKind = Literal["values", "threshold", "trimap", "polygons"]
 _READ_AS: Mapping[ReadAs, str] = {
@@ -58,7 +58,7 @@ class MaskRule:
     white_is_zero: bool = False
     between: float | None = None
 
-    def apply(self, labels: Labels) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    def apply(self, labels: Labels) -> tuple[Mask, Mask]:
         """Read a mask's values or colours as mask_HW and valid_HW; ImageError for a strange one."""
         is_soft = self.threshold is not None
         values_HW = _coloured(labels) if self.colour else _grey(labels, is_soft=is_soft)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64, UInt8
+from jaxtyping import Int, Int64, UInt8
 from scipy import ndimage
 
 from binseg.config.recipe import PatchConfig, Recipe
@@ -20,7 +20,7 @@ from binseg.data.masks import MaskRule
 from binseg.progress import SILENT, Progress
 from binseg.transforms import preprocess
 from binseg.transforms.geometry import cut, resize_mask
-from binseg.types import IGNORE, Box, Preprocessing, Record, Sample
+from binseg.types import IGNORE, Box, Mask, Preprocessing, Record, Sample
 
 VERSION = "images 5"  # raise it when what is stored changes, or how images are decoded or resized
 SEEDS_OF_ALL = 1 << 22  # known places of each class in all images together: 32 MB
@@ -177,10 +177,7 @@ def open_images(
         }
 
     stored = open_store(
-        *(records, rule, preprocessing, decode),
-        version=VERSION,
-        progress=progress,
-        folder=folder,
+        *(records, rule, preprocessing, decode), version=VERSION, progress=progress, folder=folder
     )
     facts_N4 = stored["facts"].values
     num_background, num_foreground = facts_N4[:, 2:].sum(axis=0).tolist()
@@ -203,7 +200,7 @@ def open_images(
 
 
 def _some_places(
-    chosen_HW: Bool[np.ndarray, "H W"], limit: int, random: np.random.Generator
+    chosen_HW: Mask, limit: int, random: np.random.Generator
 ) -> Int64[np.ndarray, "K"]:
     """Sample chosen pixels, half of them object by object; none where most are chosen."""
     if np.count_nonzero(chosen_HW) > max(limit, chosen_HW.size // 2):
@@ -247,13 +244,7 @@ def _shares(sizes_N2: Int64[np.ndarray, "N 2"], size: int) -> np.ndarray:
 
 
 def sample_places(
-    cache: ImageCache,
-    *,
-    size: int,
-    num: int,
-    foreground: float,
-    seed: int,
-    epoch: int,
+    cache: ImageCache, *, size: int, num: int, foreground: float, seed: int, epoch: int
 ) -> Int64[np.ndarray, "num 3"]:
     """Sample the patches of an epoch, in their order: image, first row and first column.
 

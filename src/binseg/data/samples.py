@@ -16,7 +16,7 @@ from binseg.errors import ImageError
 from binseg.imageio import probe, read_cover, read_image, read_labels, read_pixels, read_reduced
 from binseg.imageio.decoding import both_valid, missing_in, swaps_sides, turn, without
 from binseg.transforms.preprocess import reduction
-from binseg.types import Preprocessing, Record, Sample, Shape
+from binseg.types import Mask, Preprocessing, Record, Sample, Shape
 
 NUM_LOOKED, NUM_DECODED = 64, 16
 """Masks, and images, that are looked at to tell of all."""
@@ -90,9 +90,7 @@ def fill_shapes(
     return mask_HW, mask_HW | ~apart_HW
 
 
-def fill_outlines(
-    record: Record, size: tuple[int, int]
-) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+def fill_outlines(record: Record, size: tuple[int, int]) -> tuple[Mask, Mask]:
     """Fill a record's outlines as `fill_shapes`, for its image of a height and width as seen."""
     stored = size
     if record.mask_as_stored and swaps_sides(probe(record.image_path).orientation):
@@ -172,9 +170,7 @@ def _is_as_stored(record: Record, rule: MaskRule) -> bool | None:
 
 
 def fits_second(
-    image_HWC: Shaped[np.ndarray, "H W C"],
-    first_HW: Bool[np.ndarray, "H W"],
-    second_HW: Bool[np.ndarray, "H W"],
+    image_HWC: Shaped[np.ndarray, "H W C"], first_HW: Mask, second_HW: Mask
 ) -> bool | None:
     """Tell which of two masks has the image's edges under its outline; None if both alike."""
     from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter  # slow to import
@@ -188,9 +184,7 @@ def fits_second(
     return None if max(first, second) <= CLEARLY * min(first, second) else second > first
 
 
-def read_mask(
-    record: Record, rule: MaskRule
-) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+def read_mask(record: Record, rule: MaskRule) -> tuple[Mask, Mask]:
     """Read a record's mask files as mask_HW and valid_HW, at their own size; raises as above."""
     mask_HW = valid_HW = None
     for path in record.mask_paths:
@@ -310,7 +304,7 @@ def rasterise(shapes: Iterable[Shape], height: int, width: int) -> Bool[np.ndarr
     return mask_HW
 
 
-def _fill_closed(mask_HW: Bool[np.ndarray, "H W"], shape: Shape) -> None:
+def _fill_closed(mask_HW: Mask, shape: Shape) -> None:
     """Add a shape with the pixels under its outline, as OpenCV and Pillow fill contours."""
     height, width = mask_HW.shape
     image = Image.new("1", (width, height))
@@ -321,7 +315,7 @@ def _fill_closed(mask_HW: Bool[np.ndarray, "H W"], shape: Shape) -> None:
     mask_HW |= filled_HW
 
 
-def _fill(mask_HW: Bool[np.ndarray, "H W"], edges_E4: Float[np.ndarray, "E 4"]) -> None:
+def _fill(mask_HW: Mask, edges_E4: Float[np.ndarray, "E 4"]) -> None:
     """Add one shape: toggle where an edge crosses a row of centres; odd running sums are inside."""
     height, width = mask_HW.shape
     # Half-open in y: a corner that lies exactly on a row of centres is crossed once, not twice.

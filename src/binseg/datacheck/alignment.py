@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Complex64, Float32
+from jaxtyping import Complex64, Float32
 from scipy.fft import fft2, ifft2, next_fast_len
 from scipy.ndimage import gaussian_filter
 
@@ -22,7 +22,7 @@ from binseg.errors import ImageError
 from binseg.imageio import read_image
 from binseg.parallel import map_ordered
 from binseg.transforms.geometry import resize_mask
-from binseg.types import Record
+from binseg.types import Mask, Probability, Record
 
 REACH = 24  # pixels of the reduced image that the outline is slid to each side
 MIN_OUTLINE = 40  # shorter outlines agree with something somewhere by chance
@@ -47,7 +47,7 @@ class Shift(NamedTuple):
 
 
 def agreement(
-    small_HWC: Float32[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"]
+    small_HWC: Float32[np.ndarray, "H W C"], mask_HW: Mask
 ) -> Float32[np.ndarray, "R R"] | None:
     """Slide a mask's outline over the edges: agreement in robust deviations; None without."""
     # The outline's length: the steps between foreground and background.
@@ -74,7 +74,7 @@ def agreement(
 
 def _directions(
     values_HWC: Float32[np.ndarray, "H W C"],
-) -> tuple[Complex64[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
+) -> tuple[Complex64[np.ndarray, "H W"], Probability]:
     """Give edges as complex numbers of strength and twice their angle, and their strength."""
     size = values_HWC.shape[:2]
     turned_HW, square_HW = np.zeros(size, np.complex64), np.zeros(size, np.float32)

@@ -12,9 +12,9 @@ from jaxtyping import Float32, Float64
 from scipy import ndimage
 
 from binseg.metrics import dice_of
-from binseg.metrics.counts import Mask
 from binseg.postprocess import label_objects
 from binseg.transforms.geometry import resize_mask
+from binseg.types import Mask, Probability
 
 SUSPICIOUS = 0.5  # score from which on somebody should look
 _SIDE = 48  # pixels; masks are compared with those of other images at this size
@@ -53,7 +53,7 @@ class Compared:
 def compare_mask(
     id_: str,
     *,
-    probability_HW: Float32[np.ndarray, "H W"],
+    probability_HW: Probability,
     model_HW: Mask,
     mask_HW: Mask,
     valid_HW: Mask,
@@ -110,7 +110,7 @@ def _grown(mask_HW: Mask) -> Mask:
     return np.asarray(ndimage.binary_dilation(mask_HW, iterations=2))
 
 
-def _object(left_HW: Mask, conviction_HW: Float32[np.ndarray, "H W"]) -> tuple[float, float]:
+def _object(left_HW: Mask, conviction_HW: Probability) -> tuple[float, float]:
     """Find the object that contradicts most: its area, and the mean conviction in it."""
     labels_HW, num = label_objects(left_HW)
     if not num:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, UInt8
+from jaxtyping import Float32, UInt8
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, label
 from scipy.spatial import ConvexHull, QhullError
 
@@ -31,7 +31,7 @@ from binseg.imageio.decoding import both_valid, without
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_mask
-from binseg.types import Record
+from binseg.types import AnyImage, Mask, Record
 
 _RIM, _FINE, _ABOVE_NOISE = 4, 2.0, 1.5
 """Pixels to each side of an outline, and of blur; the step there as a multiple of the noise."""
@@ -145,10 +145,7 @@ def _known_look(record: Record, known: Any) -> Look | Problem:
 
 
 def look_at_all(
-    dataset: Dataset,
-    *,
-    known: Mapping[str, Any] | None = None,
-    progress: Progress = SILENT,
+    dataset: Dataset, *, known: Mapping[str, Any] | None = None, progress: Progress = SILENT
 ) -> Evidence:
     """Look at all records on a few threads, or make known looks (`looks_as_dict`) anew."""
     records = dataset.records
@@ -217,9 +214,7 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
     )
 
 
-def hidden_levels(
-    image_HWC: Num[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"]
-) -> float | None:
+def hidden_levels(image_HWC: AnyImage, mask_HW: Mask) -> float | None:
     """Measure a clear step at a mask's outline in levels of 255; None where 8 bits show it."""
     inside_HW = mask_HW & ~binary_erosion(mask_HW, iterations=_RIM, border_value=1)
     outside_HW = binary_dilation(mask_HW, iterations=_RIM) & ~mask_HW
@@ -236,12 +231,9 @@ def hidden_levels(
     return most if is_clear and most < 1 else None
 
 
-_Mask = Bool[np.ndarray, "H W"]
-
-
 def _read_mask(
     record: Record, dataset: Dataset, size: tuple[int, int]
-) -> tuple[_Mask | None, _Mask, bool, Problem | None]:
+) -> tuple[Mask | None, Mask, bool, Problem | None]:
     """Read a mask as `data.samples.read_mask` does; what is wrong with it is sorted by check."""
     mask_HW, valid_HW, turned = np.zeros(size, np.bool_), np.ones(size, np.bool_), False
     if record.shapes is not None:
@@ -271,7 +263,7 @@ def _relative(text: str, root: Path) -> str:
     return text.replace(f"{root}{os.sep}", "")
 
 
-def measure_outline(mask_HW: Bool[np.ndarray, "H W"]) -> Outline | None:
+def measure_outline(mask_HW: Mask) -> Outline | None:
     """Measure a (reduced) mask; None where it is empty or full."""
     if not mask_HW.any() or mask_HW.all():
         return None
@@ -288,7 +280,7 @@ def measure_outline(mask_HW: Bool[np.ndarray, "H W"]) -> Outline | None:
     )
 
 
-def _solidity(object_HW: Bool[np.ndarray, "H W"]) -> float:
+def _solidity(object_HW: Mask) -> float:
     rows = np.flatnonzero(object_HW.any(axis=1))
     first = object_HW.argmax(axis=1)[rows]
     last = object_HW.shape[1] - object_HW[:, ::-1].argmax(axis=1)[rows]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Num, UInt8, UInt64
+from jaxtyping import Bool, Float32, Int, UInt8, UInt64
 from scipy.fft import dct, dctn, idctn, irfft2, rfft2
 from scipy.ndimage import map_coordinates
 from scipy.sparse import coo_array
@@ -33,7 +33,7 @@ from binseg.imageio import read_image
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image
-from binseg.types import Record
+from binseg.types import AnyImage, Record
 
 THUMB_SIDE = 32  # pixels; height and width of the grey squares that are compared
 MAX_BITS = 14  # bits of 63 that candidates may differ in; two random images differ in about 32
@@ -164,7 +164,7 @@ def squares_of(
     return thumb_SS1[:, :, 0].round().astype(np.uint8), core_TT1[:, :, 0].round().astype(np.uint8)
 
 
-def reduced(image_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w c"]:
+def reduced(image_HWC: AnyImage) -> Float32[np.ndarray, "h w c"]:
     """Reduce an image to three channels at most, from 0 to 255; other types are stretched."""
     scale = min(1.0, REDUCED_SIDE / max(image_HWC.shape[:2]))
     size = [max(1, round(side * scale)) for side in image_HWC.shape[:2]]

@@ -17,11 +17,12 @@ from PIL import Image
 from tifffile import TiffFileError
 
 from binseg.errors import ImageError
+from binseg.types import AnyImage, Mask
 
 Handle = io.BufferedReader | io.BytesIO  # An open file, or one in memory
 
-Pixels = Num[np.ndarray, "H W C"]  # An image as `read_image` gives it: uint8, uint16 or float32
-Valid = Bool[np.ndarray, "H W"] | None  # False where an image has no data; None: data everywhere
+Pixels = AnyImage  # An image as `read_image` gives it: uint8, uint16 or float32
+Valid = Mask | None  # False where an image has no data; None: data everywhere
 Reduction = Callable[[tuple[int, int]], int]  # Pixels a side averaged, by height and width
 Stored = Shaped[np.ndarray, "h w S"]  # Numbers of (a part of) an image as they are in the file
 Labels = Shaped[np.ndarray, "H W ..."]  # A mask's numbers, or its colours

@@ -24,12 +24,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from binseg.errors import ImageError
-from binseg.imageio.decoding import (
-    Decoder,
-    Handle,
-    broken_files,
-    one_line,
-)
+from binseg.imageio.decoding import Decoder, Handle, broken_files, one_line
 from binseg.imageio.medical import open_dicom, open_nifti
 from binseg.imageio.raster import encode_jpeg, encode_png, open_heic, open_numpy, open_raster
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from jaxtyping import Bool, Float32, Int32, Num, UInt8, UInt16
+from jaxtyping import Int32, Num, UInt8, UInt16
 from PIL.PngImagePlugin import PngImageFile
 
 from binseg.errors import OutputError
@@ -23,6 +23,7 @@ from binseg.imageio.formats import FORMATS, format_of
 from binseg.imageio.metadata import Georeference, PixelSize
 from binseg.imageio.raster import encode_png
 from binseg.storage import atomic_path
+from binseg.types import Mask, Probability
 
 Facts = Mapping[str, object]  # Origin of a file, as plain data
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska's first bytes; then a length
@@ -31,7 +32,7 @@ NAN_IS_NO_DATA = [(42113, 2, 4, "nan", True)]  # GDAL's tag for NaN, as `extrata
 
 def write_mask(
     path: Path,
-    mask_HW: Bool[np.ndarray, "H W"],
+    mask_HW: Mask,
     *,
     facts: Facts | None = None,
     georeference: Georeference | None = None,
@@ -61,7 +62,7 @@ def write_image(
 
 def write_numbers(
     path: Path,
-    numbers_HW: Float32[np.ndarray, "H W"] | Int32[np.ndarray, "H W"],
+    numbers_HW: Probability | Int32[np.ndarray, "H W"],
     *,
     facts: Facts | None = None,
     georeference: Georeference | None = None,
@@ -75,12 +76,12 @@ def write_numbers(
     _write(path, numbers_HW, ("TIFF",), facts, **places, tags=tags)
 
 
-def encode_mask(mask_HW: Bool[np.ndarray, "H W"], *, facts: Facts | None = None) -> bytes:
+def encode_mask(mask_HW: Mask, *, facts: Facts | None = None) -> bytes:
     """Give the bytes of the PNG that `write_mask` writes."""
     return encode_png(_grey(mask_HW), _text(facts))
 
 
-def encode_probability(probability_HW: Float32[np.ndarray, "H W"]) -> bytes:
+def encode_probability(probability_HW: Probability) -> bytes:
     """Give the bytes of an 8-bit PNG whose values are probabilities times 255, rounded."""
     return encode_png(np.rint(probability_HW * np.float32(255)).astype(np.uint8), None)
 
@@ -135,7 +136,7 @@ def is_whole(path: Path) -> bool:
     return size > 0
 
 
-def _grey(mask_HW: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+def _grey(mask_HW: Mask) -> UInt8[np.ndarray, "H W"]:
     return mask_HW.astype(np.uint8) * np.uint8(255)
 
 

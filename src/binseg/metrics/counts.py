@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from scipy import ndimage
 
-from binseg.types import Counts, ImageScores, ObjectCounts, Size
+from binseg.types import Counts, ImageScores, Mask, ObjectCounts, Size
 
-Mask = Bool[np.ndarray, "H W"]
 OBJECT_RULE = (
     "Objects: connected pixels (8 neighbours); a predicted one is found where its IoU with a true "
     "one is above 0.5, which no two can be for the same. Ignored pixels belong to no object. "

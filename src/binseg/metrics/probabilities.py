@@ -15,12 +15,10 @@ from scipy.optimize import minimize_scalar
 
 from binseg.errors import DataError
 from binseg.metrics.bootstrap import NUM_RESAMPLES, figures_of
-from binseg.metrics.counts import Mask
 from binseg.metrics.registry import CalibrationMetric, ProbabilityMetric, metrics_of
 from binseg.metrics.scores import is_mostly_empty, score_table
-from binseg.types import Calibration, ReliabilityBin, Sweep
+from binseg.types import Calibration, Mask, Probability, ReliabilityBin, Sweep
 
-Probability = Float32[np.ndarray, "H W"]
 NUM_THRESHOLDS = 1024
 _TIE = 1e-9  # mean Dice closer than this is the same: less than one pixel in any real data set
 _THRESHOLDS = np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float64, Num
 
-from binseg.metrics.counts import Mask, as_array, count
+from binseg.metrics.counts import as_array, count
 from binseg.metrics.registry import METRICS, ObjectMetric, OutlineMetric, PixelMetric, metrics_of
 from binseg.metrics.surface import OutlineRule, compare_outlines
-from binseg.types import Counts, ImageScores, Size
+from binseg.types import Counts, ImageScores, Mask, Size
 
 Table = dict[str, Float64[np.ndarray, " N"]]
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from binseg.errors import UsageError
-from binseg.metrics.counts import Mask
+from binseg.types import Mask
 
 OUTLINE_RULE = (
     "Outlines: the pixels of a mask with a neighbour (of 4) outside it; outside the image is "

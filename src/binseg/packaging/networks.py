@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num
+from jaxtyping import Num
 
 from binseg.errors import BundleError, needing, one_line
 from binseg.packaging.bundle_files import from_bytes, to_bytes
 from binseg.packaging.network_check import Port, check_ir, check_onnx
 from binseg.storage import parse_json
+from binseg.types import AnyImage, Mask, Probability
 
-Compute = Callable[[Num[np.ndarray, "H W C"]], Float32[np.ndarray, "H W"]]
+Compute = Callable[[AnyImage], Probability]
 """From pixels to the probability of foreground, of the image's size."""
 
 
@@ -95,14 +96,14 @@ class Proof:
 def prove(
     reference: Compute,
     candidate: Compute,
-    images: Sequence[Num[np.ndarray, "H W C"]],
+    images: Sequence[AnyImage],
     *,
     threshold: float,
     runtime: str,
     precision: str,
     beside: str,
     limits: Limits,
-    truths: Sequence[Bool[np.ndarray, "H W"] | None] = (),
+    truths: Sequence[Mask | None] = (),
 ) -> Proof:
     """Compare two runtimes on images, some with truths; `beside` names the reference."""
     from binseg.metrics import dice_of
@@ -225,8 +226,8 @@ class Facts:
     threshold: float
     input: dict[str, Any]
     proof: dict[str, Any]
-    reference_HWC: Num[np.ndarray, "H W C"]
-    reference_HW: Float32[np.ndarray, "H W"]
+    reference_HWC: AnyImage
+    reference_HW: Probability
 
     def as_text(self) -> dict[str, str]:
         """Turn all of it into strings by name, which is what metadata of all runtimes holds."""

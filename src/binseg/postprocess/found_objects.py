@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from binseg.errors import UsageError
-from binseg.postprocess.mask_cleaning import Mask, Probability, label_objects
+from binseg.postprocess.mask_cleaning import label_objects
+from binseg.types import Mask, Probability
 
 Ring = Float[np.ndarray, "_ 2"]
 """x and y of the corners, the first one not repeated; (0, 0) is the image's upper left corner."""

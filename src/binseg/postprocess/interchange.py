@@ -12,7 +12,8 @@ from jaxtyping import Int32
 
 from binseg.errors import needing
 from binseg.postprocess.found_objects import FoundObject, Polygon, Ring
-from binseg.postprocess.mask_cleaning import Mask, label_objects
+from binseg.postprocess.mask_cleaning import label_objects
+from binseg.types import Mask
 
 Affine = tuple[float, float, float, float, float, float]
 """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, from pixels to a map."""

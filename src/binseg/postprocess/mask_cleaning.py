@@ -15,9 +15,8 @@ from jaxtyping import Bool, Float32, Int32, Int64
 
 from binseg.errors import DataError, UsageError, needing
 from binseg.transforms.small_map import SmallMap
+from binseg.types import Mask, Probability
 
-Mask = Bool[np.ndarray, "H W"]
-Probability = Float32[np.ndarray, "H W"]
 Bands = Callable[[], Iterator[Bool[np.ndarray, "h W"]]]
 """Gives the bands of a mask from the top down, anew with each call and the same ones each time."""
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]

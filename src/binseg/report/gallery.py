@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from binseg.report.overlay import (
-    ERROR_COLOURS,
-    IGNORED,
-    AnyImage,
-    Mask,
-    Rgb,
-    error_map,
-    for_display,
-    small_overlay,
-)
+from binseg.report.overlay import ERROR_COLOURS, IGNORED, Rgb, error_map, for_display, small_overlay
 from binseg.report.plots import GREY, INK, Colour, fonts, new_figure, save_figure, unit
+from binseg.types import AnyImage, Mask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

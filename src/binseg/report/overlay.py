@@ -6,13 +6,12 @@ brightness too, for print in grey.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Num, UInt8
+from jaxtyping import Float64, Num, UInt8
 
 from binseg.report.plots import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
 from binseg.transforms.geometry import resize_image, resize_mask
+from binseg.types import AnyImage, Mask, Probability
 
-AnyImage = Num[np.ndarray, "H W C"]
-Mask = Bool[np.ndarray, "H W"]
 Rgb = UInt8[np.ndarray, "H W 3"]
 Rgba = UInt8[np.ndarray, "H W 4"]
 FADE = 2
@@ -83,15 +82,13 @@ def overlay(
     return painted_HW3
 
 
-def soft_alpha(
-    mask_HW: Mask, probability_HW: Float32[np.ndarray, "H W"], threshold: float
-) -> Float32[np.ndarray, "H W"]:
+def soft_alpha(mask_HW: Mask, probability_HW: Probability, threshold: float) -> Probability:
     """Fade a mask over `FADE` pixels by the probability's distance to threshold over slope."""
     from scipy import ndimage  # its import would slow every start
 
     inner_HW = ndimage.binary_erosion(mask_HW, iterations=FADE, border_value=1)
     near_HW = ndimage.binary_dilation(mask_HW, iterations=FADE) & ~inner_HW
-    alpha_HW: Float32[np.ndarray, "H W"] = inner_HW.astype(np.float32)
+    alpha_HW: Probability = inner_HW.astype(np.float32)
     if near_HW.any():
         slope_HW = np.hypot(*np.gradient(ndimage.gaussian_filter(probability_HW, 1.0)))
         distance_N = (probability_HW[near_HW] - threshold) / np.maximum(slope_HW[near_HW], 1e-3)
@@ -99,7 +96,7 @@ def soft_alpha(
     return alpha_HW
 
 
-def cutout(image_HWC: AnyImage, alpha_HW: Float32[np.ndarray, "H W"]) -> Rgba:
+def cutout(image_HWC: AnyImage, alpha_HW: Probability) -> Rgba:
     """Cut an object out of an image; all else is transparent.
 
     Where the alpha is between 0 and 1 the background shines through the image's colours: the mean

@@ -20,20 +20,12 @@ from binseg.metrics.registry import METRICS, Metric, OutlineMetric, PixelMetric,
 from binseg.metrics.summary import mark_of
 from binseg.report import charts
 from binseg.report.gallery import GalleryItem
-from binseg.report.overlay import (
-    ERROR_COLOURS,
-    EXTRA,
-    IGNORED,
-    MISSED,
-    Mask,
-    error_map,
-    for_display,
-)
+from binseg.report.overlay import ERROR_COLOURS, EXTRA, IGNORED, MISSED, error_map, for_display
 from binseg.report.plots import Colour
 from binseg.report.rendering import asset, data_uri, readable, render
 from binseg.storage import write_text
 from binseg.transforms.geometry import resize_image, resize_mask
-from binseg.types import Figure, ImageScores, Report, Size
+from binseg.types import Figure, ImageScores, Mask, Report, Size
 
 MAX_OWN_COLUMNS = 5
 LONGEST_SIDE = 320

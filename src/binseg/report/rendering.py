@@ -19,9 +19,9 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from binseg.report.overlay import AnyImage, Mask, small_overlay
+from binseg.report.overlay import small_overlay
 from binseg.storage import csv_text, write_text
-from binseg.types import Finding
+from binseg.types import AnyImage, Finding, Mask
 
 if TYPE_CHECKING:
     from jinja2 import Environment

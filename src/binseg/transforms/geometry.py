@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Num, UInt8
 from PIL import Image
 
-from binseg.types import Box, Placement, Preprocessing
+from binseg.types import AnyImage, Box, Mask, Placement, Preprocessing, Probability
 
 _BILINEAR = Image.Resampling.BILINEAR
 _RGB_PIXELS = 1 << 24
@@ -144,7 +144,7 @@ def _starts(length: int, tile: int, overlap: float, stride: int = 1) -> list[int
 
 
 def place(
-    image_HWC: Num[np.ndarray, "H W C"],
+    image_HWC: AnyImage,
     placement: Placement,
     *,
     resize: Callable[[Num[np.ndarray, "h w C"], int, int], np.ndarray] | None = None,
@@ -161,9 +161,7 @@ def place(
     return out_HWC
 
 
-def place_mask(
-    mask_HW: Bool[np.ndarray, "H W"], placement: Placement
-) -> Bool[np.ndarray, "height width"]:
+def place_mask(mask_HW: Mask, placement: Placement) -> Bool[np.ndarray, "height width"]:
     """Put a mask where `place` puts its image: nearest pixel, and False outside the image."""
     source, target = placement.source, placement.target
     height, width = mask_HW.shape
@@ -191,7 +189,7 @@ def blend(
     placements: Sequence[Placement],
     height: int,
     width: int,
-) -> Float32[np.ndarray, "H W"]:
+) -> Probability:
     """Join outputs at the input's size into one map of the image, by `tile_weights`."""
     if len(placements) == 1:
         (only,) = maps
@@ -255,7 +253,7 @@ def _inside(
 
 
 def resize_image(
-    image_HWC: Num[np.ndarray, "H W C"],
+    image_HWC: AnyImage,
     height: int,
     width: int,
     *,
@@ -299,7 +297,7 @@ def reduce_image(image_HWC: UInt8[np.ndarray, "H W C"], by: int) -> UInt8[np.nda
 
 
 def resize_mask(
-    mask_HW: Num[np.ndarray, "H W"] | Bool[np.ndarray, "H W"], height: int, width: int
+    mask_HW: Num[np.ndarray, "H W"] | Mask, height: int, width: int
 ) -> Num[np.ndarray, "height width"] | Bool[np.ndarray, "height width"]:
     """Resize a mask or a map of labels by taking the nearest pixel; no value is ever made up."""
     rows, columns = _nearest(mask_HW.shape[0], height), _nearest(mask_HW.shape[1], width)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, Shaped, UInt8
+from jaxtyping import Float32, Num, Shaped, UInt8
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import without
@@ -23,7 +23,7 @@ from binseg.transforms.geometry import (
     resize_image,
     scaled_size,
 )
-from binseg.types import IGNORE, Box, Placement, Preprocessing
+from binseg.types import IGNORE, AnyImage, Box, Mask, Placement, Preprocessing
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
@@ -144,8 +144,7 @@ def percentile_step(num_values: int) -> int:
 
 
 def percentile_range(
-    sample_NC: Num[np.ndarray, "N C"],
-    extremes: tuple[Num[np.ndarray, " C"], Num[np.ndarray, " C"]],
+    sample_NC: Num[np.ndarray, "N C"], extremes: tuple[Num[np.ndarray, " C"], Num[np.ndarray, " C"]]
 ) -> Bounds:
     """Give 0 and 1 by the percentiles of every `percentile_step`th row and column, or extremes."""
     bounds = np.percentile(sample_NC, _PERCENTILES, axis=0)
@@ -155,9 +154,7 @@ def percentile_range(
 
 
 def prepare_truth(
-    mask_HW: Bool[np.ndarray, "H W"],
-    valid_HW: Bool[np.ndarray, "H W"],
-    placements: Sequence[Placement],
+    mask_HW: Mask, valid_HW: Mask, placements: Sequence[Placement]
 ) -> UInt8[np.ndarray, "N height width"]:
     """Make the targets of the inputs of `prepare`: 0, 1, and `IGNORE` where nothing is known."""
     assert mask_HW.shape == valid_HW.shape, (mask_HW.shape, valid_HW.shape)
@@ -184,7 +181,7 @@ def normalise(
 
 def _accept(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, name: str
-) -> Num[np.ndarray, "H W C"]:
+) -> AnyImage:
     """Refuse what can't become an input; give the rest as uint8, uint16 or float32."""
     if image_HWC.ndim != 3 or 0 in image_HWC.shape:
         raise ImageError(
@@ -222,7 +219,7 @@ def _accept(
 
 def _opened(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, name: str
-) -> tuple[Num[np.ndarray, "H W C"], Bounds]:
+) -> tuple[AnyImage, Bounds]:
     """Give an image as it can be worked on, and the values of it that become 0 and 1."""
     if preprocessing.nodata is not None and image_HWC.ndim == 3:
         image_HWC, _ = without(image_HWC, preprocessing.nodata)
@@ -236,7 +233,7 @@ def _opened(
     return original_HWC, bounds
 
 
-def _to_range(values_HWC: Num[np.ndarray, "H W C"], bounds: Bounds) -> Float32[np.ndarray, "H W C"]:
+def _to_range(values_HWC: AnyImage, bounds: Bounds) -> Float32[np.ndarray, "H W C"]:
     """Stretch the bounds to 0..1 and clip; a constant channel becomes 0."""
     low_C, high_C = (np.array(one, np.float64) for one in bounds)
     width_C = np.where(high_C > low_C, high_C - low_C, np.inf)
@@ -246,9 +243,7 @@ def _to_range(values_HWC: Num[np.ndarray, "H W C"], bounds: Bounds) -> Float32[n
     return np.clip(unit_HWC, 0.0, 1.0, out=unit_HWC)
 
 
-def _fit_channels(
-    original_HWC: Num[np.ndarray, "H W C"], channels: int
-) -> Num[np.ndarray, "H W channels"]:
+def _fit_channels(original_HWC: AnyImage, channels: int) -> Num[np.ndarray, "H W channels"]:
     """Repeat grey or average colour; luma is float32, anything else keeps its type."""
     have = original_HWC.shape[2]
     if have == channels:

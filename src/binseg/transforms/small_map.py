@@ -5,10 +5,10 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 
 from binseg.transforms.geometry import resize_image, restore
-from binseg.types import Placement
+from binseg.types import Mask, Placement, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class SmallMap:
         """Height and width of the image."""
         return self.placement.source.height, self.placement.source.width
 
-    def whole(self) -> Float32[np.ndarray, "H W"]:
+    def whole(self) -> Probability:
         """Give the value of every pixel."""
         return np.asarray(restore(self.map_HW, self.placement).clip(0.0, 1.0))
 
@@ -49,7 +49,7 @@ class SmallMap:
         found = wide_hW[tops] * first_H1 + wide_hW[ends] * second_H1
         return np.asarray(found.astype(np.float32).clip(0.0, 1.0))
 
-    def above(self, threshold: float) -> Bool[np.ndarray, "H W"]:
+    def above(self, threshold: float) -> Mask:
         """Tell where `whole` is above a threshold, enlarging only what a threshold crosses."""
         wide_hW, cut = self._wide_hW, np.float32(threshold)
         is_above_hW = wide_hW > cut

@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
-from jaxtyping import Bool
 from PIL.PngImagePlugin import PngImageFile
 
 from binseg.config.recipe import DataConfig
@@ -21,7 +20,7 @@ from binseg.data.sources.listing import Findings, inside, list_folder, posix
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, probe
 from binseg.imageio.decoding import swaps_sides
-from binseg.types import Record, Ring, Shape, Split
+from binseg.types import Mask, Record, Ring, Shape, Split
 
 IGNORED, BACKGROUND = {"__ignore__", "ignore", "ignored", "ignore*"}, {"_background_", "background"}
 """Labels of tools for what doesn't count, and for what is no object."""
@@ -201,7 +200,7 @@ def without_mask(
         return [*alone], [f"{told} taken for empty ({names})"]
     return [], [
         f"{counted(num_used, 'image', 'images')} with {noun} used, {told} left out ({names}): "
-        "`binseg suggest` says which to label next; data.missing: empty takes them for background",
+        "`binseg suggest` says which to label next; data.missing: empty takes them for background"
     ]
 
 
@@ -345,9 +344,7 @@ def rings_of_runs(runs: Sequence[int], *, height: int, width: int) -> tuple[Ring
     return tuple(rings)
 
 
-def rings_of_mask(
-    mask_HW: Bool[np.ndarray, "H W"], *, left: float = 0.0, top: float = 0.0
-) -> tuple[Ring, ...]:
+def rings_of_mask(mask_HW: Mask, *, left: float = 0.0, top: float = 0.0) -> tuple[Ring, ...]:
     """Turn a bitmap that lies somewhere in an image into rectangles, pixel for pixel."""
     height, width = mask_HW.shape
     flat = mask_HW.T.ravel().astype(np.int8)
@@ -359,7 +356,7 @@ def rings_of_mask(
     )
 
 
-def mask_of_png(text: str | bytes) -> Bool[np.ndarray, "H W"]:
+def mask_of_png(text: str | bytes) -> Mask:
     """Read a bitmap out of a PNG (bytes or base64), by its alpha if it has one; ValueError."""
     try:
         data = base64.b64decode(text, validate=True) if isinstance(text, str) else text

@@ -179,9 +179,7 @@ def _choose(names: dict[str, str], config: DataConfig, file: Path) -> tuple[set[
     return chosen, f"foreground: categories {told}; all others are background"
 
 
-def _shapes(
-    annotation: Mapping[str, Any],
-) -> tuple[Sequence[Shape], set[tuple[object, object]]]:
+def _shapes(annotation: Mapping[str, Any]) -> tuple[Sequence[Shape], set[tuple[object, object]]]:
     """Give an object's outlines, and the size that its run lengths are for."""
     segmentation, label = annotation.get("segmentation"), str(annotation.get("category_id", ""))
     if isinstance(segmentation, list) and segmentation:
