@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt8
@@ -48,8 +48,7 @@ array of one record may be longer than another's, along the first axis only. The
 as long as the mapped `inputs`, which must be among them, live."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stack:
+class Stack(NamedTuple):
     """One array of all records, mapped, and the length of each one's part along the first axis."""
 
     values: np.ndarray
@@ -82,7 +81,13 @@ def open_store(
     home = (storage.cache_dir() if folder is None else folder) / "pixels"
     place = home / _key(records, rule, preprocessing, version, progress)
     with storage.locked(place):
-        stored = _read_whole(place, len(records), progress)
+        stored = None
+        if place.exists():
+            try:
+                stored = _read(place, len(records))
+            except (OSError, ValueError) as problem:
+                progress.say(f"the pixel cache {place} is broken ({problem}): building it again")
+                shutil.rmtree(place, ignore_errors=True)
         if stored is None:
             read = partial(read_sample, rule=rule, shape=preprocessing)
             _build(place, records, read, decode, progress)
@@ -192,10 +197,8 @@ def _build(
         shutil.rmtree(temporary, ignore_errors=True)
     named = "; ".join(failed[:MAX_NAMED])
     more = f"; and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
-    raise DataError(
-        f"{len(failed)} of {len(records)} records can't be read; remove or repair them: "
-        f"{named}{more}"
-    )
+    told = f"{len(failed)} of {len(records)} records can't be read; remove or repair them"
+    raise DataError(f"{told}: {named}{more}")
 
 
 def _write(folder: Path, rows: Iterable[Arrays]) -> None:
@@ -222,18 +225,6 @@ def _write_header(file: BinaryIO, like: np.ndarray, num: int) -> None:
     file.seek(0)
     facts = np.lib.format.header_data_from_array_1_0(np.empty((0, *like.shape[1:]), like.dtype))
     np.lib.format.write_array_header_1_0(file, facts | {"shape": (num, *like.shape[1:])})
-
-
-def _read_whole(place: Path, num_records: int, progress: Progress) -> Mapping[str, Stack] | None:
-    """Read a store if there is one; a broken one is removed, and said."""
-    if not place.exists():
-        return None
-    try:
-        return _read(place, num_records)
-    except (OSError, ValueError) as problem:
-        progress.say(f"the pixel cache {place} is broken ({problem}): building it again")
-        shutil.rmtree(place, ignore_errors=True)
-        return None
 
 
 def _read(place: Path, num_records: int) -> Mapping[str, Stack]:

@@ -82,18 +82,17 @@ class MaskRule:
         if self.kind == "polygons":
             return "outlines, filled (a ring inside a ring is a hole)"
         ignored = f", {self._name(self.ignore)} ignored" if self.ignore else ""
+        read_as = _READ_AS.get(self.read_as, "")
         if self.threshold is not None:
             blurred = ""
             if self.between is not None:
                 left = f"{self.between:.2%} of the pixels in between"
                 blurred = f" (JPEG or the like, whose blur leaves {left})"
-            read_as = _READ_AS.get(self.read_as, "")
             return f"values above {self.threshold} are foreground{blurred}{ignored}{read_as}"
         assert self.foreground is not None
         if self.border is not None:
             return f"trimap: 1 foreground, 2 background, 3 (border) counts as {self.border}"
         background = "all else" if self.background is None else self._name(self.background)
-        read_as = _READ_AS.get(self.read_as, "")
         if self.white_is_zero:
             read_as += " (TIFFs whose tag says that white is zero were turned round)"
         named = f"{self._name(self.foreground)} foreground, {background} background"
@@ -121,9 +120,8 @@ def detect_rule(
     masked = [record for record in records if record.mask_path is not None]
     if not masked and any(record.shapes is not None for record in records):
         if config.threshold is not None or config.ignore is not None:
-            raise DataError(
-                "data.threshold and data.ignore are for mask files; this data has outlines"
-            )
+            told = "data.threshold and data.ignore are for mask files"
+            raise DataError(f"{told}; this data has outlines")
         if not any(record.shapes for record in records):
             raise DataError(f"none of the {len(records)} images has an outline: nothing to learn")
         return MaskRule(kind="polygons")
@@ -230,13 +228,12 @@ def _ambiguous(found: "Scan", values: frozenset[int]) -> str:
         )
     noun = f"{len(values)} colours ({names})" if found.colour else f"the values {names}"
     usual, odd = _usual_and_odd(found, values)
-    where = ""
+    where = all_above = ""
     if odd is not None:
         num, path = found.holders[odd]
         few = f"{num} masks" if num > 1 else "one mask"
         where = f"; {found.name([odd])} is in {few} only ({path.name}: a slip?)"
     chosen = _flag("foreground", f"[{found.name([usual])}]")
-    all_above = ""
     if not found.colour and 255 in values and usual != 255:
         chosen += f" {_flag('ignore', '[255]')}"
     elif not found.colour and min(values) == 0 and 255 not in values:
@@ -395,16 +392,13 @@ def _lies_between(records: Sequence[Record]) -> bool:
     """Tell whether 3 parts 1 from 2, as the border of a trimap does."""
     parted = touching = 0
     for record in records[:: max(1, len(records) // 8)]:
-        try:
-            labels_HW = _grey(
-                read_labels(record.mask_paths[0], page=record.page, read_as="indices")
-            )
-        except ImageError:
-            continue  # the scan named it
-        for lines in (labels_HW, labels_HW.T):
-            low, high = np.minimum(lines[1:], lines[:-1]), np.maximum(lines[1:], lines[:-1])
-            touching += int(((low == 1) & (high == 2)).sum())
-            parted += int(((high == 3) & (low < 3)).sum())
+        with contextlib.suppress(ImageError):  # the scan named it
+            labels = read_labels(record.mask_paths[0], page=record.page, read_as="indices")
+            labels_HW = _grey(labels)
+            for lines in (labels_HW, labels_HW.T):
+                low, high = np.minimum(lines[1:], lines[:-1]), np.maximum(lines[1:], lines[:-1])
+                touching += int(((low == 1) & (high == 2)).sum())
+                parted += int(((high == 3) & (low < 3)).sum())
     return touching < MOST_TOUCHING * parted
 
 
@@ -415,10 +409,8 @@ def _is_colour(labels: Labels, *, is_soft: bool = False) -> bool:
 def _grey(labels: Labels, *, is_soft: bool = False) -> Integer[np.ndarray, "H W"]:
     """Give the numbers of a grey mask; an `ImageError` says that it has colours."""
     if _is_colour(labels, is_soft=is_soft):
-        raise ImageError(
-            "the mask is in colour, but the dataset's masks were read as grey; "
-            "save it like the others"
-        )
+        told = "the mask is in colour, but the dataset's masks were read as grey"
+        raise ImageError(f"{told}; save it like the others")
     return labels if labels.ndim == 2 else labels[..., 0]
 
 

@@ -37,7 +37,7 @@ NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
 """Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Seeds:
     """Some pixels of one class (row * width + column): image i has those of starts[i:i + 2]."""
 
@@ -136,11 +136,9 @@ def _cut_into(
         box = Box(top=top, left=left, height=size, width=size)
         out_CHW[:] = cut(planes_CHW.transpose(1, 2, 0), box).transpose(2, 0, 1)
         return
-    inside = planes_CHW[
-        :, top + above : top + above + rows, left + before : left + before + columns
-    ]
     bottom, right = size - below, size - behind
-    out_CHW[:, above:bottom, before:right] = inside
+    inside_CHW = planes_CHW[:, max(0, top) :, max(0, left) :][:, :rows, :columns]
+    out_CHW[:, above:bottom, before:right] = inside_CHW
     middle = out_CHW[:, above:bottom]
     middle[:, :, :before] = middle[:, :, before : 2 * before][:, :, ::-1]
     middle[:, :, right:] = middle[:, :, right - behind : right][:, :, ::-1]
@@ -182,11 +180,8 @@ def open_images(
     facts_N4 = stored["facts"].values
     num_background, num_foreground = facts_N4[:, 2:].sum(axis=0).tolist()
     foreground, background = (
-        Seeds(
-            places_K=np.array(stored[name].values),
-            starts_N1=np.concatenate([[0], np.cumsum(stored[name].counts_N)]),
-        )
-        for name in ("foreground", "background")
+        Seeds(np.array(values), np.concatenate([[0], np.cumsum(counts_N)]))
+        for values, counts_N in (stored["foreground"], stored["background"])
     )
     return ImageCache(
         pixels=stored["inputs"].values,
@@ -205,8 +200,7 @@ def _some_places(
     """Sample chosen pixels, half of them object by object; none where most are chosen."""
     if np.count_nonzero(chosen_HW) > max(limit, chosen_HW.size // 2):
         tried = random.integers(0, chosen_HW.size, 8 * limit)
-        found: np.ndarray = tried[chosen_HW.ravel()[tried]][:limit]
-        return found
+        return np.asarray(tried[chosen_HW.ravel()[tried]][:limit])
     places = np.flatnonzero(chosen_HW)
     if len(places) <= limit:
         return places.astype(np.int64)
@@ -239,8 +233,7 @@ def patches_per_epoch(
 
 def _shares(sizes_N2: Int64[np.ndarray, "N 2"], size: int) -> np.ndarray:
     """Count the patches that cover each image; a small image takes a whole one."""
-    shares_N: np.ndarray = np.maximum(sizes_N2.astype(np.float64) / size, 1.0).prod(axis=1)
-    return shares_N
+    return np.asarray(np.maximum(sizes_N2.astype(np.float64) / size, 1.0).prod(axis=1))
 
 
 def sample_places(
@@ -255,8 +248,7 @@ def sample_places(
     random = np.random.default_rng((seed, epoch))
     ends = np.cumsum(np.sqrt(_shares(cache.sizes_N2, size)))
     evenly = (np.arange(num) + random.random()) / num * ends[-1]
-    images = np.searchsorted(ends, evenly, side="right").clip(max=len(ends) - 1)
-    images = random.permutation(images)
+    images = random.permutation(np.searchsorted(ends, evenly, side="right").clip(max=len(ends) - 1))
     sizes_n2 = cache.sizes_N2[images]
     margin = PAST_EDGE * size
     starts_n2 = np.empty((num, 2), np.int64)

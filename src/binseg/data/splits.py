@@ -22,11 +22,8 @@ from binseg.storage import read_bytes, write_text
 from binseg.types import Record, Split
 
 _OTHER_NAMES: Mapping[str, Split] = {
-    "training": "train",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "testing": "test",
+    "training": "train", "testing": "test",
+    "valid": "val", "validation": "val", "dev": "val",
 }
 _LEFT_OUT = "none"  # word in a split file for an image in no split
 
@@ -85,9 +82,9 @@ def write_split(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "split", "group", "content"])
-    for record in sorted(dataset.records, key=lambda r: r.id):
-        split = record.split or _LEFT_OUT
-        writer.writerow([record.id, split, record.group or "", content_of.get(record.id, "")])
+    for one in sorted(dataset.records, key=lambda r: r.id):
+        content = content_of.get(one.id, "")
+        writer.writerow([one.id, one.split or _LEFT_OUT, one.group or "", content])
     write_text(path, text.getvalue())
 
 
@@ -149,9 +146,9 @@ def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], 
         )
     if missing:
         raise DataError(
-            f"{dataset.root}: {counted(len(missing), 'image has', 'images have')} no split "
-            f"while others have one "
-            f"({name_some(missing)}); give each one, or use data.split.method: ratio"
+            f"{dataset.root}: {counted(len(missing), 'image has', 'images have')} no split while "
+            f"others have one ({name_some(missing)}); give each one, or use data.split.method: "
+            "ratio"
         )
     split_of = {record.id: record.split for record in records if record.split is not None}
     note = "split as the data has it"
@@ -190,9 +187,9 @@ def _by_fold(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], s
             f"{dataset.root}: {len(members)} groups of images can't make {config.folds} folds; "
             "use a smaller data.split.folds"
         )
-    goals = [len(free) / config.folds] * config.folds
+    dealt = _deal(members, [len(free) / config.folds] * config.folds)
     split_of: dict[str, Split] = {record.id: "test" for record in dataset.records}
-    for group, fold in zip(members, _deal(members, goals), strict=True):
+    for group, fold in zip(members, dealt, strict=True):
         split_of |= {record.id: "val" if fold == config.fold else "train" for record in group}
     note = f"split by fold {config.fold} of {config.folds}, seed {config.seed}"
     kept = "; the data's own test is kept" if len(free) < len(dataset.records) else ""
@@ -257,10 +254,8 @@ def _with_gap(
         if record.page is not None:
             pages[record.image_path, record.split].add(record.page)
     if not pages:
-        raise DataError(
-            f"{root}: data.split.gap is {gap}, but there is no multi-page stack in this data; "
-            "set it to 0"
-        )
+        told = f"data.split.gap is {gap}, but there is no multi-page stack in this data"
+        raise DataError(f"{root}: {told}; set it to 0")
     near_to: Mapping[Split | None, tuple[Split, ...]] = {"train": ("val", "test"), "val": ("test",)}
 
     def is_near(record: Record) -> bool:
@@ -273,11 +268,9 @@ def _with_gap(
     kept = tuple(replace(r, split=None) if is_near(r) else r for r in records)
     for split in ("train", "val"):
         if not any(record.split == split for record in kept):
-            way_on = (
-                "give that split a larger share in data.split.ratios"
-                if method == "block"
-                else "use data.split.method: block, which has fewer seams"
-            )
+            way_on = "use data.split.method: block, which has fewer seams"
+            if method == "block":
+                way_on = "give that split a larger share in data.split.ratios"
             raise DataError(
                 f"{root}: a gap of {gap} pages leaves nothing of {split}; lower data.split.gap, "
                 f"or {way_on}"
