@@ -100,7 +100,6 @@ def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
 
 
 def _reason(error: "requests.RequestException") -> tuple[str, bool]:
-    """Say in a few words what went wrong, and whether another try may help."""
     if error.response is not None:
         status = error.response.status_code
         return f"the server says {status} {error.response.reason}", status >= 500

@@ -345,7 +345,6 @@ class Report:
 
     @property
     def _shape(self) -> str:
-        """Tell the number of images, and of those whose truth is empty."""
         empty = f" ({self.num_empty_truth} without an object)" if self.num_empty_truth else ""
         return f"{len(self.images)}{empty}"
 

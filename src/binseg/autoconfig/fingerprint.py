@@ -373,12 +373,10 @@ def _summarise(dataset: Dataset, records: Sequence[Record], looks: Sequence[_Loo
 
 
 def _unit(record: Record) -> str:
-    """Name what a record belongs to: the file of a page, the group, or the image alone."""
     return str(record.image_path) if record.page is not None else record.group or record.id
 
 
 def _clearer(thumbs_N2HW: np.ndarray, *, axis: int) -> Symmetry:
-    """Test images and masks, and return the clearer of the two results."""
     both = [measure_symmetry(thumbs_N2HW[:, row], axis=axis) for row in (0, 1)]
     return min(both, key=lambda one: (one.p, -one.share))
 

@@ -194,7 +194,6 @@ def _network_for(kept_at_half: float) -> str:
 
 
 def _between(kept: Mapping[float, float] | Mapping[int, float], at: float) -> float:
-    """Interpolate in a table of kept Dice, whose keys ascend."""
     return float(np.interp(at, list(kept), list(kept.values())))
 
 

@@ -237,7 +237,6 @@ def _describe(detail: ErrorDetails) -> str:
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    """Return the accepted keys of the section at a place in the recipe."""
     section: type[BaseModel] = Recipe
     for part in location:
         kind = section.model_fields[str(part)].annotation

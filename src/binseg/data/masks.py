@@ -189,14 +189,12 @@ def _rule_for(
 
 
 def _shows(found: "Scan", rule: MaskRule) -> tuple[bool, bool]:
-    """Tell whether there is any foreground, and any background."""
     values = found.values - rule.ignore
     chosen = rule.foreground or {one for one in values if one > (rule.threshold or 0)}
     return not values.isdisjoint(chosen), not values <= chosen
 
 
 def _ambiguous(found: "Scan", values: frozenset[int]) -> str:
-    """Say what was found and the option that settles it, with an example that fits."""
     names = found.name(values)
     if found.colour and found.lossy:
         return (
@@ -258,7 +256,6 @@ def _usual_and_odd(found: "Scan", values: frozenset[int]) -> tuple[int, int | No
 
 
 def _flag(name: str, value: str) -> str:
-    """Spell an option of the data as the shell takes it."""
     return f"--set 'data.{name}={value}'"
 
 
@@ -344,7 +341,6 @@ def _voc_colour(index: int) -> int:
 
 
 def _scan(records: Sequence[Record], progress: Progress, read_as: ReadAs) -> Scan:
-    """Look at the values of masks."""
     greys: dict[int, tuple[int, Path]] = {}
     colours: dict[int, tuple[int, Path]] = {}
     infos: list[ImageInfo] = []
@@ -421,7 +417,6 @@ def _coloured(labels: Labels) -> Integer[np.ndarray, "H W"]:
 
 
 def _values_of(values: Integer[np.ndarray, "..."]) -> set[int]:
-    """Give the values that are there."""
     if values.dtype == np.uint8:  # counting is ten times faster than sorting
         return set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
     return set(np.unique(values).tolist())

@@ -243,7 +243,6 @@ def _parts(placed: Sequence[tuple[int, tuple[int, ...]]], in_block: int) -> dict
 
 
 def _folders(records: Sequence[Record], rows: Sequence[int]) -> dict[str, list[int]]:
-    """The records of each folder, those outside any left out."""
     members: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         if folder := _within_split(records[row].id).rpartition("/")[0]:

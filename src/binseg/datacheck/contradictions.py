@@ -128,7 +128,6 @@ def _weight(found: tuple[float, float], typical: float) -> float:
 
 
 def _best_shift(model_HW: Mask, mask_HW: Mask) -> float:
-    """Find the Dice that the best shift of the mask would have."""
     every = max(1, min(mask_HW.shape) // 128)
     model, mask = (one[::every, ::every].astype(np.float32) for one in (model_HW, mask_HW))
     total = float(model.sum() + mask.sum())

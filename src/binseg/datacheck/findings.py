@@ -275,7 +275,6 @@ def _is_blank(pixels: np.ndarray) -> bool:
 
 
 def _shows_nothing(record: Record) -> bool:
-    """Tell whether an image has a single colour."""
     try:
         image_HWC = read_image(record.image_path, page=record.page)
     except DataError:
@@ -347,7 +346,6 @@ def misfits(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _slid(evidence: Evidence) -> list[tuple[Look, np.ndarray]]:
-    """Pair each look with the fit of its mask at all slides, where that is known."""
     return [(look, look.surface_RR) for look in evidence.looks if look.surface_RR is not None]
 
 

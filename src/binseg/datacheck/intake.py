@@ -151,7 +151,6 @@ def _with_usual_values(records: Sequence[Record]) -> list[Record]:
 
 
 def _values(labels: np.ndarray) -> list[tuple[int, ...]]:
-    """List the first values of a mask, or its first colours."""
     known = np.unique(labels.reshape(-1, *labels.shape[2:]), axis=0)[:64]
     return [tuple(row) for row in known.reshape(len(known), -1).tolist()]
 

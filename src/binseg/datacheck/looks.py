@@ -131,7 +131,6 @@ def looks_as_dict(evidence: Evidence) -> dict[str, Any]:
 
 
 def _known_look(record: Record, known: Any) -> Look | Problem:
-    """Make one of `looks_as_dict` anew."""
     if isinstance(known, list):
         return Problem(record, *known)
     facts = dict(known)
@@ -168,7 +167,6 @@ def look_at_all(
 
 
 def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
-    """Decode one record and measure it."""
     try:
         turned = probe(record.image_path).turned
         image_HWC, data_HW = read_pixels(record.image_path, page=record.page)

@@ -222,10 +222,8 @@ class CagedImage(decoding.Decoder):
 
     def cover(self) -> decoding.Cover:
         """Give what the image leaves out: transparency and ICC profile."""
-        size = (self.facts.height, self.facts.width)
-        facts, shared = self.child.exchange(
-            {"do": "cover"}, math.prod(size), name=self.name, seconds=self._seconds_for(1)
-        )
+        size, how = (self.facts.height, self.facts.width), {"seconds": self._seconds_for(1)}
+        facts, shared = self.child.exchange({"do": "cover"}, math.prod(size), name=self.name, **how)
         alpha, icc = facts["alpha"], facts["profile"]
         if alpha is not None and (tuple(alpha["shape"]), alpha["dtype"]) != (size, "uint8"):
             raise unlike(self.name)
@@ -246,7 +244,7 @@ class CagedImage(decoding.Decoder):
         if not self.kept:  # no cached_property: Python 3.11 lets one image at a time into it
             info, seconds = self.facts, self._seconds_for(self.facts.channels)
             order, size = {"do": "read", "by": 1}, (info.height, info.width)
-            self.kept.append(self.child.fetch(order, info, *size, name=self.name, seconds=seconds))
+            self.kept.append(self.child.fetch(order, info, size, name=self.name, seconds=seconds))
         return self.kept[0]
 
     def reduced(self, by: int) -> decoding.Pixels:
@@ -254,7 +252,7 @@ class CagedImage(decoding.Decoder):
         info, by = self.facts, min(by, reduced_by(self.facts))
         order, seconds = {"do": "read", "by": by}, self._seconds_for(info.channels)
         sides = -(-info.height // by), -(-info.width // by)
-        return self.child.fetch(order, info, *sides, name=self.name, seconds=seconds)[0]
+        return self.child.fetch(order, info, sides, name=self.name, seconds=seconds)[0]
 
 
 class CagedWindows(Windows):
@@ -303,8 +301,7 @@ class CagedWindows(Windows):
         with self._lock:
             order = {"do": "window", "window": window}
             seconds = _SURVEY_S + height * width * info.channels / _VALUES_PER_S
-            image_HWC, valid_HW = self._child.fetch(
-                order, info, height, width, name=self.name, seconds=seconds
-            )
-            self._last = window, valid_HW
-        return image_HWC, valid_HW
+            size = (height, width)
+            found = self._child.fetch(order, info, size, name=self.name, seconds=seconds)
+            self._last = window, found[1]
+        return found

@@ -22,7 +22,6 @@ class _Slice(NumpyImage):
     scale: tuple[float, float] = (1.0, 0.0)  # Slope and intercept; masks are taken as stored
 
     def info(self) -> decoding.ImageInfo:
-        """Give the facts of the image as `image` gives it."""
         dtype = decoding.given_dtype(self.dtype) if self.scale == (1.0, 0.0) else "float32"
         format_ = type(self).__name__.removeprefix("_")
         return replace(
@@ -30,7 +29,6 @@ class _Slice(NumpyImage):
         )
 
     def image(self) -> decoding.Pixels:
-        """Give the slice as it was measured."""
         stored_HWC, (slope, intercept) = self._load(), self.scale
         if self.scale != (1.0, 0.0):
             stored_HWC = stored_HWC.astype(np.float32) * np.float32(slope) + np.float32(intercept)

@@ -3,8 +3,7 @@
 import atexit
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -112,8 +111,7 @@ def read_pixel_size(path: Path | bytes) -> PixelSize | None:
             return decoder.pixel_size() if isinstance(decoder, CagedImage) else None
     if (cage := _cage_if_read(path)) is None:
         return pixel_size_of(path)
-    size = cage.fact("pixel_size", path)
-    return PixelSize(**size) if size else None
+    return PixelSize(**size) if (size := cage.fact("pixel_size", path)) else None
 
 
 def read_georeference(path: Path) -> Georeference | None:
@@ -132,21 +130,18 @@ def needs_windows(path: Path) -> bool:
     return is_for_windows(path) if cage is None else bool(cage.fact("is_for_windows", path))
 
 
-@contextmanager
-def caged_windows(path: Path) -> Iterator[Windows]:
+def caged_windows(path: Path) -> AbstractContextManager[Windows]:
     """Open an image of any size in a child; raises as `Cage.windows`."""
     is_missing = is_zarr(path) and find_spec("zarr") is None  # said here
-    with open_windows(path) if is_missing else _cage().windows(path) as windows:
-        yield windows
+    return open_windows(path) if is_missing else _cage().windows(path)
 
 
-@contextmanager
-def _decoder(source: Path | bytes, *, name: str = "", **asked: Any) -> Iterator[Decoder]:
+def _decoder(
+    source: Path | bytes, *, name: str = "", **asked: Any
+) -> AbstractContextManager[Decoder]:
     name = name or one_line(source)  # bytes have a name
     cage = _cage_for(source)
-    opened_by = decoder_of if cage is None else cage.open
-    with opened_by(source, name=name, **asked) as decoder:
-        yield decoder
+    return (decoder_of if cage is None else cage.open)(source, name=name, **asked)
 
 
 def _cage_for(source: Path | bytes) -> Cage | None:

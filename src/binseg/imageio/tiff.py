@@ -183,7 +183,6 @@ class TiffImage(decoding.Decoder):
 
     @cached_property
     def _usual(self) -> Shaped[np.ndarray, "S"]:
-        """The median of each channel where there is data."""
         return decoding.usual_of(self._sample, self._nodata)
 
     @cached_property

@@ -189,12 +189,10 @@ class _WholeWindows(Windows):
         self.format = self._info.format
 
     def info(self, page: int) -> decoding.ImageInfo:
-        """Give size, channels and type."""
         assert page == 0, page
         return self._info
 
     def read(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Pixels:
-        """Cut a window out."""
         assert page == 0, page
         return self._image_HWC[top : top + height, left : left + width]
 

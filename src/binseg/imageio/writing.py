@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import tifffile
@@ -22,7 +22,7 @@ from binseg.imageio.decoding import one_line
 from binseg.imageio.formats import FORMATS, format_of
 from binseg.imageio.metadata import Georeference, PixelSize
 from binseg.imageio.raster import encode_png
-from binseg.storage import atomic_path
+from binseg.storage import write_bytes
 from binseg.types import Mask, Probability
 
 Facts = Mapping[str, object]  # Origin of a file, as plain data
@@ -30,18 +30,19 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska's first b
 NAN_IS_NO_DATA = [(42113, 2, 4, "nan", True)]  # GDAL's tag for NaN, as `extratags`
 
 
+class World(TypedDict, total=False):
+    """The place on a map and the size of a pixel, where they are known."""
+
+    georeference: Georeference | None
+    pixel_size: PixelSize | None
+
+
 def write_mask(
-    path: Path,
-    mask_HW: Mask,
-    *,
-    facts: Facts | None = None,
-    georeference: Georeference | None = None,
-    pixel_size: PixelSize | None = None,
+    path: Path, mask_HW: Mask, *, facts: Facts | None = None, **world: Unpack[World]
 ) -> None:
     """Write a mask as grey, 0 and 255, PNG or TIFF by suffix; raises OutputError."""
     assert mask_HW.dtype == np.bool_, mask_HW.dtype
-    grey = _grey(mask_HW)
-    _write(path, grey, ("PNG", "TIFF"), facts, georeference=georeference, pixel_size=pixel_size)
+    _write(path, _grey(mask_HW), ("PNG", "TIFF"), facts, **world)
 
 
 def write_image(
@@ -65,15 +66,13 @@ def write_numbers(
     numbers_HW: Probability | Int32[np.ndarray, "H W"],
     *,
     facts: Facts | None = None,
-    georeference: Georeference | None = None,
-    pixel_size: PixelSize | None = None,
+    **world: Unpack[World],
 ) -> None:
     """Write probabilities as float32 TIFF, objects' numbers as integers; raises as `write_mask`."""
     tags = NAN_IS_NO_DATA if np.isnan(numbers_HW).any() else ()
     if numbers_HW.dtype.kind == "i":
         numbers_HW = numbers_HW.astype(np.uint16 if numbers_HW.max() < 1 << 16 else np.uint32)
-    places: dict[str, Any] = {"georeference": georeference, "pixel_size": pixel_size}
-    _write(path, numbers_HW, ("TIFF",), facts, **places, tags=tags)
+    _write(path, numbers_HW, ("TIFF",), facts, tags=tags, **world)
 
 
 def encode_mask(mask_HW: Mask, *, facts: Facts | None = None) -> bytes:
@@ -150,10 +149,9 @@ def _write(
     formats: tuple[str, ...],
     facts: Facts | None,
     *,
-    georeference: Georeference | None = None,
-    pixel_size: PixelSize | None = None,
     tags: Sequence[Any] = (),
     icc: bytes | None = None,
+    **world: Unpack[World],
 ) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
@@ -161,19 +159,14 @@ def _write(
     if not chosen or chosen[0].encode is None:
         accepted = ", ".join(suffix for name in formats for suffix in FORMATS[name].suffixes[:2])
         raise OutputError(f"can't write {one_line(path)}: the name must end in one of {accepted}")
-    tags = [*tags, *(georeference.tags() if georeference else ())]
+    place, size = world.get("georeference"), world.get("pixel_size")
     more: dict[str, Any] = {}
-    if pixel_size is not None and chosen[0].stacks:
-        more["resolution"] = _per_centimetre(pixel_size)
+    if size is not None and chosen[0].stacks:
+        more["resolution"] = size.per_centimetre()
     if icc is not None and chosen[0] is FORMATS["PNG"]:
         more["icc"] = icc
-    data = chosen[0].encode(pixels, _text(facts), tags, **more)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def _per_centimetre(size: PixelSize) -> tuple[float, float]:
-    return 1e4 / size.width, 1e4 / size.height
+    tags = [*tags, *(place.tags() if place else ())]
+    write_bytes(path, chosen[0].encode(pixels, _text(facts), tags, **more))
 
 
 _LEVEL = 6
@@ -233,7 +226,7 @@ def write_tiled(
     holds_nan: bool = False,
 ) -> None:
     """Write pages of `encode_tiles` as one TIFF, Big beyond `num_bytes`; `holds_nan` is noted."""
-    resolution = None if pixel_size is None else _per_centimetre(pixel_size)
+    resolution = None if pixel_size is None else pixel_size.per_centimetre()
     text = _text(facts)
     tags = [*(NAN_IS_NO_DATA if holds_nan else ()), *(georeference.tags() if georeference else ())]
     with tifffile.TiffWriter(path, bigtiff=num_bytes > _CLASSIC_BYTES, byteorder="<") as writer:

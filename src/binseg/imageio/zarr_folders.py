@@ -11,10 +11,9 @@ import numpy as np
 
 from binseg.errors import ImageError, needing
 from binseg.imageio import decoding
-from binseg.imageio.metadata import PixelSize
+from binseg.imageio.metadata import MICROMETRES, PixelSize
 
 _MARKS = (".zarray", ".zgroup", ".zattrs", "zarr.json")
-_MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 _MOST_CHANNELS = 16  # a plain array's last axis of up to so many is its channels
 _LARGEST_CHUNK = 256_000_000
 
@@ -45,17 +44,15 @@ class ZarrWindows:
         with needing("zarr", extra="zarr", purpose="reading Zarr folders"):
             import zarr
         self.name = decoding.one_line(path)
+        scales: dict[str, float] = {}
+        units: dict[str, str | None] = {}
         with decoding.broken_files(self.name):
-            found = zarr.open(str(path), mode="r")
-            array: Any = found
-            scales: dict[str, float] = {}
-            units: dict[str, str | None] = {}
-            if isinstance(found, zarr.Array):
+            array: Any = zarr.open(str(path), mode="r")
+            if isinstance(array, zarr.Array):
                 axes = _plain_axes(array.shape, self.name)
             else:
-                array, axes, scales, units = _image_of(found, self.name)
-            self._array = array
-            self._names = axes
+                array, axes, scales, units = _image_of(array, self.name)
+            self._array, self._names = array, axes
             if sorted(set(axes) - set("tczyx")) or not {"y", "x"} <= set(axes):
                 raise ImageError(f"{self.name}: axes {''.join(axes)}; give some of t, c, z, y, x")
             if array.dtype.kind not in "buif":
@@ -87,7 +84,7 @@ class ZarrWindows:
             )
         self._cache = decoding.Cache()
         known = [
-            _MICROMETRES.get(units.get(name) or "", 0.0) * scales.get(name, 0.0) for name in "yx"
+            MICROMETRES.get(units.get(name) or "", 0.0) * scales.get(name, 0.0) for name in "yx"
         ]
         self.pixel_size = PixelSize(height=known[0], width=known[1]) if min(known) > 0 else None
 
@@ -158,10 +155,10 @@ def _image_of(
     first = levels[0]["datasets"][0]
     array = group[first["path"]]
     scales = dict.fromkeys(axes, 1.0)
-    for step in [
-        *first.get("coordinateTransformations", []),
-        *levels[0].get("coordinateTransformations", []),
-    ]:
+    steps = [
+        step for one in (first, levels[0]) for step in one.get("coordinateTransformations", [])
+    ]
+    for step in steps:
         if step.get("type") == "scale":
             for axis, factor in zip(axes, step["scale"], strict=True):
                 scales[axis] *= float(factor)
@@ -176,17 +173,16 @@ def write_zarr_metadata(
     """Make an empty OME-Zarr image (0.4 in Zarr's format 2, 0.5 in format 3); give its zeros."""
     import zarr
 
-    group: Any = zarr.open_group(
-        str(folder), mode="w", zarr_format=2 if axes.zarr_format == 2 else 3
-    )
+    is_old = axes.zarr_format == 2
+    group: Any = zarr.open_group(str(folder), mode="w", zarr_format=2 if is_old else 3)
     array = group.create_array(
         "0",
         shape=axes.lengths,
         chunks=(*[1] * (len(axes.lengths) - 2), chunk, chunk),
         dtype=dtype,
         fill_value=0,
-        dimension_names=list(axes.names) if axes.zarr_format == 3 else None,
-        chunk_key_encoding={"name": "v2", "separator": "/"} if axes.zarr_format == 2 else None,
+        dimension_names=None if is_old else list(axes.names),
+        chunk_key_encoding={"name": "v2", "separator": "/"} if is_old else None,
     )
     types = {"t": "time", "z": "space", "y": "space", "x": "space"}
     described = [
@@ -194,15 +190,10 @@ def write_zarr_metadata(
         for one, unit in zip(axes.names, axes.units, strict=True)
     ]
     scale = {"type": "scale", "scale": list(axes.scales)}
-    multiscale = {
-        "name": name,
-        "axes": described,
-        "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
-    }
-    if axes.zarr_format == 2:
-        group.attrs.update({"multiscales": [{"version": "0.4", **multiscale}], "binseg": facts})
-    else:
-        group.attrs.update(
-            {"ome": {"version": "0.5", "multiscales": [multiscale]}, "binseg": facts}
-        )
+    datasets = [{"path": "0", "coordinateTransformations": [scale]}]
+    multiscale = {"name": name, "axes": described, "datasets": datasets}
+    attributes: dict[str, Any] = {"ome": {"version": "0.5", "multiscales": [multiscale]}}
+    if is_old:
+        attributes = {"multiscales": [{"version": "0.4", **multiscale}]}
+    group.attrs.update({**attributes, "binseg": facts})
     return array

@@ -105,7 +105,6 @@ def _ratio(upper: tuple[int, ...], lower: tuple[int, ...], *, nothing: tuple[int
 
 
 def _of_pixels(upper: tuple[int, ...], lower: tuple[int, ...]) -> Ratio:
-    """Weigh tp, fp, fn, tn."""
     return _ratio(upper, lower, nothing=(0, 1, 1, 0))
 
 

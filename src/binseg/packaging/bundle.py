@@ -330,7 +330,6 @@ def _in_use(folder: Path) -> Iterator[bool]:
 
 
 def _remove_scraps(target: Path) -> None:
-    """Remove what writers of this bundle left that were killed in the middle."""
     for scrap in target.parent.iterdir():
         if scrap.name.startswith(_scrap_prefix(target)):
             with _in_use(scrap) as ours:

@@ -168,7 +168,6 @@ def _at(ordered: Tensor, position: Tensor, last: Tensor) -> Tensor:
 
 
 def _number(size: Size) -> Tensor:
-    """Make a float of a size that tracing may know as a symbol."""
     return torch.ones(size, dtype=torch.float32).sum()
 
 

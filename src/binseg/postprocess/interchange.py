@@ -192,7 +192,6 @@ def coco(
 
 
 def _rle_of_object(labels_HW: Int32[np.ndarray, "H W"], one: FoundObject) -> dict[str, Any]:
-    """Run lengths of one object alone, from the pixels of its box."""
     box = (slice(one.top, one.top + one.height), slice(one.left, one.left + one.width))
     columns, rows = np.nonzero(
         np.equal(labels_HW[box].T, one.label)

@@ -99,7 +99,6 @@ def _add_panel(figure: "Figure", panel_HW3: Rgb, left: float, top: float) -> Non
 
 
 def _add_legend(figure: "Figure", names: Sequence[str]) -> None:
-    """Explain the colours of the error map."""
     from matplotlib.patches import Patch
 
     width, height = figure.get_size_inches()
@@ -126,7 +125,6 @@ def _caption(item: GalleryItem) -> str:
 
 
 def _panels(item: GalleryItem) -> list[Rgb]:
-    """Make the row's image under each head."""
     image_HW3 = for_display(item.image_HWC)
     truth_HW3, prediction_HW3 = (
         np.repeat(mask_HW[:, :, None].astype(np.uint8) * 255, 3, axis=2)

@@ -139,7 +139,6 @@ def on_colour(cut_HW4: Rgba, colour: Colour) -> Rgb:
 
 
 def _tint(image_HW3: Rgb, mask_HW: Mask, colour: Colour, strength: float) -> Rgb:
-    """Mix a colour into the masked pixels of a copy of the image."""
     painted_HW3 = image_HW3.copy()
     mixed_N3 = (1 - strength) * image_HW3[mask_HW] + strength * np.array(colour)
     painted_HW3[mask_HW] = np.rint(mixed_N3).astype(np.uint8)

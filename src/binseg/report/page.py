@@ -112,7 +112,6 @@ def _term_of(note: str) -> tuple[str, str]:
 
 
 def _hash(text: str) -> str:
-    """Name a style or script for a security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -147,7 +146,6 @@ def image_columns(report: Report) -> tuple[Column, ...]:
 
 
 def _score_column(metric: Metric, report: Report) -> Column | None:
-    """Show a score that single images of the report have."""
 
     def scores_of(one: ImageScores) -> Mapping[str, float] | None:
         if isinstance(metric, PixelMetric):

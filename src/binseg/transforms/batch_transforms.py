@@ -108,12 +108,10 @@ def move(
 
 
 def _unit(moved: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scale what came of bytes to [0, 1]; divided last, since fewer pixels are left."""
     return moved.div_(255.0) if dtype == torch.uint8 else moved
 
 
 def _middle(pixels: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The part of this size in the middle of the last two axes."""
     height, width = shape
     top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
     return pixels[..., top : top + height, left : left + width]

@@ -88,7 +88,6 @@ def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preproce
 
 
 def _tile(preprocessing: Preprocessing) -> tuple[int, int]:
-    """Height and width, in pixels of the image, of what becomes one input."""
     scale = preprocessing.scale
     return max(1, round(preprocessing.height / scale)), max(1, round(preprocessing.width / scale))
 

@@ -68,7 +68,6 @@ class SmallMap:
 
     @cached_property
     def _wide_hW(self) -> Float32[np.ndarray, "height W"]:
-        """Enlarge the map along its rows alone."""
         target = self.placement.target
         bottom, right = target.top + target.height, target.left + target.width
         inner_hw1 = self.map_HW[target.top : bottom, target.left : right, None]

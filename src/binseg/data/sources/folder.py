@@ -368,7 +368,6 @@ def nothing_found(root: Path) -> str:
 
 
 def _notes_on(records: Sequence[Record], page_group: int) -> list[str]:
-    """Say that there are pages of stacks, and masks in several files."""
     notes = []
     if num_pages := sum(record.page is not None for record in records):
         notes.append(

@@ -33,7 +33,6 @@ def images_of_project(path: Path, home: Path | None = None) -> tuple[Path, Path]
 
 
 def _told(home: Path) -> Path | None:
-    """Read from the log where its images are."""
     found = _asked(home, "select value from facts where name = 'images'")
     if not found:
         return None

@@ -214,7 +214,6 @@ def _paired(
     ignore: frozenset[int],
     split_of_name: Mapping[str, Split],
 ) -> Findings:
-    """Join images and masks of the same names."""
     if strays := sorted(masks.keys() - images.keys()):
         raise DataError(f"{home}: {len(strays)} masks have no image ({name_some(strays)})")
     listed = {name: split for name, split in split_of_name.items() if name in masks}

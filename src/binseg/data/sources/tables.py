@@ -180,7 +180,6 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
 
 
 def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
-    """Read one line, and say what is wrong in it."""
     wrong: list[str] = []
     paths: list[Path] = []
     for noun in ("image", "mask"):

@@ -45,7 +45,6 @@ class _Fields(Protocol):
 
 
 def _numbers(value: object, *, num: int | None = None) -> list[float]:
-    """Give finite numbers; a `ValueError` says that they aren't."""
     try:
         found = [float(one) for one in value]  # type: ignore[attr-defined]
     except (TypeError, ValueError):
@@ -92,7 +91,6 @@ def _ellipse(x: float, y: float, rx: float, ry: float, *, label: str) -> Shape:
 
 
 def _turned(shape: Shape, degrees: object, middle: tuple[float, float]) -> Shape:
-    """Turn a shape clockwise around a point."""
     (angle,) = np.radians(_numbers([degrees or 0]))
     if not angle:
         return shape
