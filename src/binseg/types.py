@@ -218,9 +218,8 @@ class ObjectCounts:
     """Sum of the IoU of the matched pairs."""
 
     def __add__(self, other: "ObjectCounts") -> "ObjectCounts":
-        return ObjectCounts(
-            **{name: num + getattr(other, name) for name, num in vars(self).items()}
-        )
+        sums = {name: num + getattr(other, name) for name, num in vars(self).items()}
+        return ObjectCounts(**sums)
 
 
 Scores = Mapping[str, float]
@@ -254,7 +253,7 @@ class Sweep:
     """Area below precision over recall of the pooled pixels."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ReliabilityBin:
     """The pixels whose probability is in (low, high], and the share of them that is foreground."""
 

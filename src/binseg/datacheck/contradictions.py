@@ -34,7 +34,7 @@ class Contradiction:
     expected_dice: float  # Dice that the model expected of its own mask
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Compared:
     """One mask compared with a model's: the facts of it, of which the largest is a thumbnail."""
 
@@ -64,17 +64,17 @@ def compare_mask(
     probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
     labels_HW, num = label_objects(mask_HW)
     sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
+    small = (resize_mask(one, _SIDE, _SIDE).astype(np.float32) for one in (mask_HW, model_HW))
     return Compared(
-        id=id_,
-        dice=dice_of(model_HW, mask_HW),
-        expected=expected_dice,
-        inverted=dice_of(model_HW, ~mask_HW & valid_HW),
-        shifted=_best_shift(model_HW, mask_HW),
-        missed=_object(model_HW & ~_grown(mask_HW), probability_HW),
-        extra=_object(mask_HW & ~_grown(model_HW), 1 - probability_HW),
-        area=float((sizes**2).sum() / max(1, sizes.sum())),
-        mask_hw=_small(mask_HW),
-        model_hw=_small(model_HW),
+        id_,
+        dice_of(model_HW, mask_HW),
+        expected_dice,
+        dice_of(model_HW, ~mask_HW & valid_HW),
+        _best_shift(model_HW, mask_HW),
+        _object(model_HW & ~_grown(mask_HW), probability_HW),
+        _object(mask_HW & ~_grown(model_HW), 1 - probability_HW),
+        float((sizes**2).sum() / max(1, sizes.sum())),
+        *small,
     )
 
 
@@ -138,10 +138,6 @@ def _best_shift(model_HW: Mask, mask_HW: Mask) -> float:
     near = np.r_[0 : far + 1, -far:0]
     # Round the edges nothing may wrap that counts: shifts are small beside the image.
     return 2 * float(fits_HW[np.ix_(near, near)].max()) / total
-
-
-def _small(mask_HW: Mask) -> Float32[np.ndarray, "h w"]:
-    return resize_mask(mask_HW, _SIDE, _SIDE).astype(np.float32)
 
 
 def _swaps(seen: Sequence[Compared]) -> Float64[np.ndarray, " N"]:

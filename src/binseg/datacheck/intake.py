@@ -108,10 +108,9 @@ def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]
         alone["mask"] += [path for _, path in part.masks if path not in used]
         for name, image, masks in pairs:
             split = part.split or split_of.get(name)
+            given = (part.prefix + name, image, masks)
             try:
-                records += records_of_pair(
-                    part.prefix + name, image, masks, split=split, page_group=config.page_group
-                )
+                records += records_of_pair(*given, split=split, page_group=config.page_group)
             except DataError as error:
                 add("pages", str(error), (image, *masks))
     for noun, partner in (("image", "mask"), ("mask", "image")):

@@ -15,16 +15,9 @@ from scipy.spatial import ConvexHull, QhullError
 
 from binseg.data.dataset import Dataset
 from binseg.data.samples import fill_outlines, in_pose, sizes_differ
+from binseg.datacheck import near_duplicates
 from binseg.datacheck.alignment import agreement
-from binseg.datacheck.near_duplicates import (
-    REDUCED_SIDE,
-    belong,
-    clusters_of,
-    digest_of,
-    near_pairs,
-    reduced,
-    squares_of,
-)
+from binseg.datacheck.near_duplicates import digest_of, reduced, squares_of
 from binseg.errors import DataError, ImageError
 from binseg.imageio import probe, read_labels, read_pixels
 from binseg.imageio.decoding import both_valid, without
@@ -58,7 +51,7 @@ class Outline:
     """Share of foreground along the image's rim; close to 1 where the classes are exchanged."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Look:
     """The facts about one record; its pixels are gone."""
 
@@ -104,10 +97,12 @@ class Evidence:
             return []
         thumbs_NSS = np.stack([look.thumb_SS for look in looks])
         cores_NTT = np.stack([look.core_TT for look in looks])
-        pairs = near_pairs(thumbs_NSS, cores_NTT, progress=self.progress)
-        records = [look.record for look in looks]
-        odd = [(a, b) for a, b in pairs if not belong(records[a], records[b], in_split=True)]
-        groups = [[looks[index] for index in group] for group in clusters_of(len(looks), odd)]
+        pairs = near_duplicates.near_pairs(thumbs_NSS, cores_NTT, progress=self.progress)
+        ones = [look.record for look in looks]
+        belong = near_duplicates.belong
+        odd = [(a, b) for a, b in pairs if not belong(ones[a], ones[b], in_split=True)]
+        clusters = near_duplicates.clusters_of(len(looks), odd)
+        groups = [[looks[index] for index in group] for group in clusters]
         return [group for group in groups if len({look.image_hash for look in group}) > 1]
 
 
@@ -121,12 +116,10 @@ def looks_as_dict(evidence: Evidence) -> dict[str, Any]:
             return vars(one)
         return one[1:] if isinstance(one, Problem) else one
 
-    return {
-        **{one.record.id: [*one[1:]] for one in evidence.unread},
-        **{
-            look.record.id: {k: plain(v) for k, v in vars(look).items() if k != "record"}
-            for look in evidence.looks
-        },
+    unread: dict[str, Any] = {one.record.id: [*one[1:]] for one in evidence.unread}
+    return unread | {
+        look.record.id: {k: plain(v) for k, v in vars(look).items() if k != "record"}
+        for look in evidence.looks
     }
 
 
@@ -178,24 +171,13 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
     height, width, channels = image_HWC.shape
     mask_HW, valid_HW, mask_turned, problem = _read_mask(record, dataset, (height, width))
     valid_HW = valid_HW if data_HW is None else valid_HW & data_HW
-    scale = min(1.0, REDUCED_SIDE / max(height, width))
+    scale = min(1.0, near_duplicates.REDUCED_SIDE / max(height, width))
     small_HWC = reduced(image_HWC)
     thumb_SS, core_TT = squares_of(small_HWC)
-    look = Look(
-        record=record,
-        height=height,
-        width=width,
-        channels=channels,
-        dtype=str(image_HWC.dtype),
-        turned=turned,
-        mask_turned=mask_turned,
-        image_hash=digest_of(image_HWC),
-        thumb_SS=thumb_SS,
-        core_TT=core_TT,
-        brightest=image_HWC.max() / 65535 if image_HWC.dtype == np.uint16 else 0.0,
-        scale=scale,
-        problem=problem,
-    )
+    shown = (height, width, channels, str(image_HWC.dtype), turned, mask_turned)
+    seen = (digest_of(image_HWC), thumb_SS, core_TT, scale)
+    brightest = image_HWC.max() / 65535 if image_HWC.dtype == np.uint16 else 0.0
+    look = Look(record, *shown, *seen, brightest=brightest, problem=problem)
     if mask_HW is None:
         return look
     num_valid = int(valid_HW.sum())

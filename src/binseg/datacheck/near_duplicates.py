@@ -61,8 +61,7 @@ def fingerprints(waves_NSS: Float32[np.ndarray, "N S S"]) -> UInt64[np.ndarray, 
     weights_B = np.uint64(1) << np.arange(63, dtype=np.uint64)
     low_8NSS = np.stack([_posed(waves_NSS[:, :8, :8], pose) for pose in range(len(_POSES))])
     low_8NB = low_8NSS.reshape(*low_8NSS.shape[:2], 64)[:, :, 1:]
-    bits_8N: UInt64[np.ndarray, "8 N"] = ((low_8NB > 0) * weights_B).sum(axis=2, dtype=np.uint64)
-    return bits_8N
+    return np.asarray(((low_8NB > 0) * weights_B).sum(axis=2, dtype=np.uint64))
 
 
 def alike(
@@ -114,8 +113,7 @@ def clusters_of(num: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]
 def _labels(num: int, pairs: list[tuple[int, int]]) -> Int[np.ndarray, "N"]:
     ends = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     links = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(num, num))
-    labels: Int[np.ndarray, N] = connected_components(links, directed=False)[1]
-    return labels
+    return np.asarray(connected_components(links, directed=False)[1])
 
 
 def _posed(waves_NSS: Float32[np.ndarray, "N s s"], pose: int) -> Float32[np.ndarray, "N s s"]:
@@ -256,10 +254,7 @@ def _bits(flat_NP: Float32[np.ndarray, "N P"], cut: _Cut) -> UInt64[np.ndarray, 
         index_P = (first_2P[0] + down) * CORE_SIDE + first_2P[1] + right
         part_NP += flat_NP[:, index_P] * share_P
     powers_W = np.uint64(1) << np.arange(63, dtype=np.uint64)
-    bits_N: UInt64[np.ndarray, N] = ((part_NP @ _LOW_PW > 0) * powers_W).sum(
-        axis=1, dtype=np.uint64
-    )
-    return bits_N
+    return np.asarray(((part_NP @ _LOW_PW > 0) * powers_W).sum(axis=1, dtype=np.uint64))
 
 
 _LOW_SP = dct(np.eye(_PATCH), axis=0, norm="ortho")[:8]
@@ -317,10 +312,12 @@ def pairs_of(records: Sequence[Record], *, progress: Progress = SILENT) -> Pairs
     """Find pairs of like images by index, but of pages or groups that belong together."""
     versions = tuple(map(_version, records))
     if versions not in _linked:
-        glances = [*track(map_ordered(_glance_at, records), progress=progress,
-                          label="looking for copies", total=len(records))]  # fmt: skip
-        rows = [row for row, one in enumerate(glances) if one is not None and np.ptp(one.thumb_SS)]
-        seen = [one for row in rows if (one := glances[row]) is not None]
+        looking, num = map_ordered(_glance_at, records), len(records)
+        glances = enumerate(
+            track(looking, progress=progress, label="looking for copies", total=num)
+        )
+        numbered = [(row, one) for row, one in glances if one is not None and np.ptp(one.thumb_SS)]
+        rows, seen = [row for row, _ in numbered], [one for _, one in numbered]
         found = _equal([one.digest for one in seen])
         if seen:
             thumbs_NSS = np.stack([one.thumb_SS for one in seen])
@@ -387,12 +384,8 @@ def keep_together(dataset: Dataset, config: DataConfig, *, progress: Progress = 
     else:
         note = f"{told}: {counted(len(alike), 'group', 'groups')}, each in one split"
         linked = {row for pair in pairs for row in pair}
-        group_of = {
-            rows[row]: f"like {records[cluster[0]].id}"
-            for cluster in members
-            if linked & {*cluster}
-            for row in cluster
-        }
+        joined = [cluster for cluster in members if linked & {*cluster}]
+        group_of = {rows[row]: f"like {records[x[0]].id}" for x in joined for row in x}
         numbered = enumerate(dataset.records)
         grouped = (replace(one, group=group_of.get(row, one.group)) for row, one in numbered)
         dataset = replace(dataset, records=tuple(grouped))

@@ -80,13 +80,12 @@ def figures_of(
 ) -> dict[str, Figure]:
     """Score (by name) the sums of what images add, and of what resampled images would."""
     sums_RK = resampled_sums(table_NK, groups=groups, num_resamples=num_resamples)
-    resampled = None if sums_RK is None else score(sums_RK)
+    resampled = {} if sums_RK is None else score(sums_RK)
+    intervals = {name: interval_of(values_R) for name, values_R in resampled.items()}
+    whole = score(table_NK.sum(axis=0, keepdims=True))
     return {
-        name: Figure(
-            value=float(value_1[0]),
-            interval=None if resampled is None else interval_of(resampled[name]),
-        )
-        for name, value_1 in score(table_NK.sum(axis=0, keepdims=True)).items()
+        name: Figure(value=float(value_1[0]), interval=intervals.get(name))
+        for name, value_1 in whole.items()
     }
 
 

@@ -27,7 +27,7 @@ from binseg.metrics.probabilities import (
     Reliability,
     summarise_calibration,
 )
-from binseg.metrics.registry import EMPTY_RULE, METRICS
+from binseg.metrics.registry import EMPTY_RULE, METRICS, Bins, Column
 from binseg.metrics.scores import object_table, score_all
 from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
 from binseg.types import Averages, Counts, Figure, ImageScores, Interval, Report, Size, Slice
@@ -71,12 +71,9 @@ def summarise(
     kept = scored["original"]
     groups = group_labels(kept)
     marks = Counter(mark_of(one) for one in kept)
-    outline, objects = _outline_figures(kept, num_resamples), _object_figures(kept, num_resamples)
-    calibration = None
-    if reliabilities:
-        calibration = summarise_calibration(
-            reliabilities, groups=groups, num_resamples=num_resamples
-        )
+    outline, objects = _figures(kept, num_resamples)
+    how: dict[str, Any] = {"groups": groups, "num_resamples": num_resamples}
+    calibration = summarise_calibration(reliabilities, **how) if reliabilities else None
     rule = rule or OutlineRule()
     report = Report(
         title=title,
@@ -124,11 +121,8 @@ def mark_of(one: ImageScores) -> str:
 def _rules(report: Report, total: Counts, num_scored: int, num_units: int) -> Iterator[str]:
     """Say the rules behind the figures, and how many images they decided."""
     empty = f"None of the {num_scored} images has an empty truth."
-    if report.num_empty_truth:
-        empty = (
-            f"{report.num_empty_truth} of {num_scored} images have an empty truth and are in the "
-            "means."
-        )
+    if num := report.num_empty_truth:
+        empty = f"{num} of {num_scored} images have an empty truth and are in the means."
     yield f"{EMPTY_RULE} {empty}"
     yield (
         "Accuracy misleads: a prediction without any foreground would score "
@@ -152,33 +146,24 @@ def _rules(report: Report, total: Counts, num_scored: int, num_units: int) -> It
         )
 
 
-def _outline_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[str, Figure]:
-    """Average each outline score over the images; nothing where one wasn't measured."""
+def _figures(
+    images: Sequence[ImageScores], num_resamples: int
+) -> tuple[dict[str, Figure], dict[str, Figure]]:
+    """Average outline scores over images, and score pooled objects, where all were measured."""
     outlines = [one.outline for one in images if one.outline is not None]
-    if len(outlines) < len(images):
-        return {}
-    names = list(outlines[0])
-    rows = [[*(one[name] for name in names), 1.0] for one in outlines]
-    return figures_of(
-        np.array(rows),
-        lambda sums_RK: {name: sums_RK[:, at] / sums_RK[:, -1] for at, name in enumerate(names)},
-        groups=group_labels(images),
-        num_resamples=num_resamples,
-    )
-
-
-def _object_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[str, Figure]:
-    """Score the pooled objects of all images; nothing where one's weren't counted."""
     objects = [one.objects for one in images if one.objects is not None]
+    names = [*outlines[0]] if len(outlines) == len(images) else []
+
+    def means(sums_RK: Bins) -> dict[str, Column]:
+        return {name: sums_RK[:, at] / sums_RK[:, -1] for at, name in enumerate(names)}
+
+    how: dict[str, Any] = {"groups": group_labels(images), "num_resamples": num_resamples}
+    rows = [[*(one[name] for name in names), 1.0] for one in outlines]
+    outline = figures_of(np.array(rows), means, **how) if names else {}
     if len(objects) < len(images):
-        return {}
-    rows = [[x.num_true, x.num_predicted, x.num_matched, x.sum_iou] for x in objects]
-    return figures_of(
-        np.array(rows, dtype=np.float64),
-        object_table,
-        groups=group_labels(images),
-        num_resamples=num_resamples,
-    )
+        return outline, {}
+    counts = [[*vars(one).values()] for one in objects]
+    return outline, figures_of(np.array(counts, np.float64), object_table, **how)
 
 
 def slice_images(
@@ -195,7 +180,10 @@ def slice_images(
     names = list(dict.fromkeys(name for one in scored for name in one.columns))
     asked = set(by)
     check_columns(asked, names)
-    by_size, by_share = _thirds(scored, _area, "{:,.0f} px"), _thirds(scored, _share, "{:.1%}")
+    by_size, by_share = (
+        _thirds(scored, lambda x: x.tp + x.fn, "{:,.0f} px"),
+        _thirds(scored, _share, "{:.1%}"),
+    )
     parts = [(BY_SIZE, value, kept) for value, kept in by_size]
     # Where all images have one size, both say the same.
     if BY_SHARE in asked or [kept for _, kept in by_size] != [kept for _, kept in by_share]:
@@ -221,20 +209,10 @@ def check_columns(asked: Iterable[str], names: Iterable[str]) -> None:
 def _slice(by: str, value: str, kept: Sequence[ImageScores], num_resamples: int) -> Slice:
     dice_N = [one.scores["original"]["dice"] for one in kept]
     groups = group_labels(kept)
-    return Slice(
-        by=by,
-        value=value,
-        num_images=len(kept),
-        num_groups=None if groups is None else len(set(groups)),
-        dice=Figure(
-            value=float(np.mean(dice_N)),
-            interval=bootstrap_interval(dice_N, groups=groups, num_resamples=num_resamples),
-        ),
-    )
-
-
-def _area(counts: Counts) -> float:
-    return counts.tp + counts.fn
+    num_groups = None if groups is None else len(set(groups))
+    interval = bootstrap_interval(dice_N, groups=groups, num_resamples=num_resamples)
+    dice = Figure(value=float(np.mean(dice_N)), interval=interval)
+    return Slice(by=by, value=value, num_images=len(kept), num_groups=num_groups, dice=dice)
 
 
 def _share(counts: Counts) -> float:

@@ -74,10 +74,8 @@ class OutlinePair:
     @property
     def num_near(self) -> tuple[int, int]:
         """Pixels of the predicted and of the true outline within the tolerance of the other."""
-        near_mask, near_truth = (
-            int((distances <= self.tolerance).sum())
-            for distances in (self.to_truth_N, self.to_mask_M)
-        )
+        both = (self.to_truth_N, self.to_mask_M)
+        near_mask, near_truth = (int((one <= self.tolerance).sum()) for one in both)
         return near_mask, near_truth
 
 

@@ -138,13 +138,10 @@ def write_bundle(
     reference: Reference,
     extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Bundle:
-    """Write a bundle into a folder, atomically; an older bundle there is replaced.
+    """Write a bundle into a folder, atomically, in place of an older one; give it, with its id.
 
-    The files are written to a hidden folder beside it, read back, forced to disk, and only then
-    renamed. The card's id is filled in; `reference` is a sample at the model's input size and its
-    fp32 probability; `extra` are further files by name. Raises BundleError (weights that aren't
-    finite, a sample that doesn't fit the card) and OutputError (the folder holds something else, or
-    the disk).
+    `extra` are further files by name. Raises BundleError (weights that aren't finite, a sample that
+    doesn't fit the card) and OutputError (the folder holds something else, or the disk).
     """
     folder = Path(folder)
     contents = _contents(card, weights, reference, extra)
@@ -209,10 +206,8 @@ def _misfit(reference: Reference, card: Card) -> str | None:
     num = len(inputs) if inputs.ndim == 4 else 0
     size = (num, shape.height, shape.width)
     if num == 0 or inputs.shape != (*size, shape.channels) or probability.shape != size:
-        return (
-            f"shapes {inputs.shape} and {probability.shape} don't fit an input of "
-            f"{shape.height}x{shape.width}x{shape.channels}"
-        )
+        wanted = f"{shape.height}x{shape.width}x{shape.channels}"
+        return f"shapes {inputs.shape} and {probability.shape} don't fit an input of {wanted}"
     if not ((probability >= 0) & (probability <= 1)).all():
         return "probabilities lie outside [0, 1]"
     return None
@@ -221,10 +216,8 @@ def _misfit(reference: Reference, card: Card) -> str | None:
 def _parse_sums(files: BundleFiles) -> dict[str, str]:
     """Read hashes by file name; only lines that `write_bundle` writes are taken."""
     text = files.read(SUMS).decode("ascii", errors="replace")
-    matches = [
-        re.fullmatch(rf"([0-9a-f]{{64}})  ({PLAIN_NAME.pattern})", line)
-        for line in text.removesuffix("\n").split("\n")
-    ]
+    line = re.compile(rf"([0-9a-f]{{64}})  ({PLAIN_NAME.pattern})")
+    matches = [*map(line.fullmatch, text.removesuffix("\n").split("\n"))]
     sums = {match[2]: match[1] for match in matches if match}
     if len(sums) != len(matches) or not text.endswith("\n") or CARD not in sums or SUMS in sums:
         raise BundleError(f"{files.path}: {SUMS} is damaged or was not written by binseg")
@@ -269,9 +262,8 @@ def _contents(
 ) -> dict[str, bytes]:
     for name, tensor in weights.items():
         if not np.isfinite(tensor).all():
-            raise BundleError(
-                f"weights {name} hold NaN or infinity: training diverged; lower the learning rate"
-            )
+            told = "hold NaN or infinity: training diverged; lower the learning rate"
+            raise BundleError(f"weights {name} {told}")
     if problem := _misfit(reference, card):
         raise BundleError(f"the reference sample doesn't fit the card: {problem}")
     assert set(extra) <= {NETWORK, NETWORK_INT8, PROOFS}, "a file of no known purpose"

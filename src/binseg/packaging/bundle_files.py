@@ -126,9 +126,9 @@ def _find_in_zip(path: Path) -> BundleFiles:
         infos = archive.infolist()
     if len(infos) > _MAX_MEMBERS:
         raise BundleError(f"{path}: {len(infos)} files in one zip; a bundle has a handful")
+    names = [info.filename for info in infos]
     for info in infos:
         _check_member(path, info)
-    names = [info.filename for info in infos]
     if len(set(names)) != len(names):
         raise BundleError(f"{path}: two files of one name in the zip; it is damaged or forged")
     cards = [name for name in names if f"/{name}".endswith(f"/{CARD}")]

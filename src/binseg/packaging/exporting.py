@@ -70,19 +70,13 @@ def make_file(
 def _program(raw: RawPixels, example: torch.Tensor) -> Made:
     # Below this the scaled image would be one pixel, which torch.export takes for a constant.
     least = 2 if raw.shape.scale >= 1 else int(2 / raw.shape.scale) + 1
-    sides = {
-        axis: torch.export.Dim(name, min=1 if axis == 0 else least, max=65536)
-        for axis, name in _DYNAMIC.items()
-    }
+    dims = {axis: (name, least if axis else 1) for axis, name in _DYNAMIC.items()}
+    sides = {axis: torch.export.Dim(x, min=low, max=65536) for axis, (x, low) in dims.items()}
+    # Sizes of maps are compared by rules (halves of multiples of 32) that are always true and that
+    # torch can't prove: it checks them when the program runs.
+    how: dict[str, Any] = {"prefer_deferred_runtime_asserts_over_guards": True}
     try:
-        program = torch.export.export(
-            raw.eval(),
-            (example,),
-            dynamic_shapes=(sides,),
-            # Sizes of maps are compared by rules (halves of multiples of 32) that are always true
-            # and that torch can't prove: it checks them when the program runs.
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
+        program = torch.export.export(raw.eval(), (example,), dynamic_shapes=(sides,), **how)
     except torch._dynamo.exc.UserError as problem:
         reason = " ".join(str(problem).split())[:120]
         raise UsageError(
@@ -107,17 +101,10 @@ def describe_input(raw: RawPixels) -> dict[str, Any]:
         "letterbox": f"fitted into {shape.width}x{shape.height} with its aspect kept, and back",
         "tile": "computed as a whole, not in tiles; mirrored at the edges to a multiple of 32",
     }
-    return {
-        "pixels": {
-            "type": raw.pixels,
-            "axes": "num, height, width, channels",
-            "channels": shape.channels,
-            "range": ranges[raw.pixels],
-            "sizes": "any",
-        },
-        "probability": {"type": "float32", "axes": "num, height, width"},
-        "how": how[shape.resize],
-    }
+    pixels = {"type": raw.pixels, "axes": "num, height, width, channels"}
+    kinds = {"channels": shape.channels, "range": ranges[raw.pixels], "sizes": "any"}
+    probability = {"type": "float32", "axes": "num, height, width"}
+    return {"pixels": pixels | kinds, "probability": probability, "how": how[shape.resize]}
 
 
 def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
@@ -144,16 +131,10 @@ def to_onnx(
     buffer = io.BytesIO()
     # It warns of its own inner workings, and of its age.
     with hushed("torch.onnx", ("", Warning), level=logging.CRITICAL):
+        called: dict[str, Any] = {"input_names": [names[0]], "output_names": [names[1]]}
+        how: dict[str, Any] = {"opset_version": OPSET, "do_constant_folding": True}
         torch.onnx.export(
-            module.eval(),
-            (example,),
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            input_names=[names[0]],
-            output_names=[names[1]],
-            dynamic_axes=dynamic,
-            opset_version=OPSET,
-            do_constant_folding=True,
+            module.eval(), (example,), buffer, dynamo=False, dynamic_axes=dynamic, **called, **how
         )
     return buffer.getvalue()
 
@@ -165,7 +146,6 @@ def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes
     from onnxruntime import quantization
 
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
-
     left = iter([{name: sample} for sample in samples])
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -204,13 +204,10 @@ def _check_tensor(tensor: _Message) -> None:
 
 
 def _integers(values: list[Any]) -> list[int]:
-    found = []
+    found = [value for value in values if isinstance(value, int)]
     for value in values:
-        if isinstance(value, int):
-            found.append(value)
-            continue
         at = 0
-        while at < len(value):
+        while not isinstance(value, int) and at < len(value):
             number, at = _varint(value, at)
             found.append(number)
     return found

@@ -160,10 +160,8 @@ def _at(ordered: Tensor, position: Tensor, last: Tensor) -> Tensor:
     below = torch.floor(position)
     above = torch.minimum(below + 1, last)
     num, channels = ordered.shape[:2]
-    one, other = (
-        ordered.gather(2, place.long().reshape(1, 1, 1).expand(num, channels, 1))
-        for place in (below, above)
-    )
+    places = (place.long().reshape(1, 1, 1).expand(num, channels, 1) for place in (below, above))
+    one, other = (ordered.gather(2, place) for place in places)
     return one + (other - one) * (position - below)
 
 

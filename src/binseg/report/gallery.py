@@ -20,14 +20,8 @@ _HEADS = ("image", "truth", "prediction", "error map")
 _CELL_PIXELS = 320  # a little more than a cell has on paper
 _LONGEST_CAPTION = 58
 # In inches.
-_CELL = 1.75
-_GAP = 0.06
-_CAPTION = 0.32
-_MARGIN = 0.18
-_BETWEEN_BLOCKS = 0.35
-_TITLE = 0.42
-_HEAD = 0.24
-_LEGEND = 0.34
+_CELL, _GAP, _CAPTION, _MARGIN = 1.75, 0.06, 0.32, 0.18
+_BETWEEN_BLOCKS, _TITLE, _HEAD, _LEGEND = 0.35, 0.42, 0.24, 0.34
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +85,7 @@ def _add_panel(figure: "Figure", panel_HW3: Rgb, left: float, top: float) -> Non
     lower = 1 - (top + _CELL) / height
     axes = figure.add_axes((left / width, lower, _CELL / width, _CELL / height))
     axes.imshow(panel_HW3)
-    axes.set_anchor("N")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(anchor="N", xticks=[], yticks=[])
     axes.spines[:].set_color("0.75")  # a white mask must not run into the white paper
     axes.spines[:].set_linewidth(0.6)
 
@@ -103,16 +95,11 @@ def _add_legend(figure: "Figure", names: Sequence[str]) -> None:
 
     width, height = figure.get_size_inches()
     edge = unit(GREY)
-    figure.legend(
-        handles=[Patch(facecolor=unit(ERROR_COLOURS[x]), edgecolor=edge, label=x) for x in names],
-        loc="lower right",
-        bbox_to_anchor=(1 - _MARGIN / width, 0.08 / height),
-        bbox_transform=figure.transFigure,
-        borderaxespad=0,
-        ncols=len(names),
-        frameon=False,
-        fontsize=9,
-    )
+    place: dict[str, Any] = {"loc": "lower right", "bbox_transform": figure.transFigure}
+    place["bbox_to_anchor"] = (1 - _MARGIN / width, 0.08 / height)
+    patches = [Patch(facecolor=unit(ERROR_COLOURS[x]), edgecolor=edge, label=x) for x in names]
+    look: dict[str, Any] = {"ncols": len(names), "frameon": False, "fontsize": 9}
+    figure.legend(handles=patches, borderaxespad=0, **place, **look)
 
 
 def _caption(item: GalleryItem) -> str:

@@ -6,7 +6,7 @@ brightness too, for print in grey.
 """
 
 import numpy as np
-from jaxtyping import Float64, Num, UInt8
+from jaxtyping import Num, UInt8
 
 from binseg.report.plots import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
 from binseg.transforms.geometry import resize_image, resize_mask
@@ -18,10 +18,7 @@ FADE = 2
 """Pixels to each side of an outline over which cut-outs fade."""
 _DARKEST, _BRIGHTEST = 0.5, 99.5  # percentiles: a few hot pixels must not turn the rest black
 
-FOUND = "found"
-MISSED = "missed"
-EXTRA = "extra"
-IGNORED = "ignored"
+FOUND, MISSED, EXTRA, IGNORED = "found", "missed", "extra", "ignored"
 ERROR_COLOURS: dict[str, Colour] = {FOUND: WHITE, MISSED: ORANGE, EXTRA: SKY_BLUE, IGNORED: PURPLE}
 """The colours of an error map, in the order of its legend."""
 
@@ -41,7 +38,7 @@ def for_display(image_HWC: AnyImage) -> Rgb:
 
 
 def _stretch(image_HWC: AnyImage) -> UInt8[np.ndarray, "H W C"]:
-    values_HWC: Float64[np.ndarray, "H W C"] = image_HWC.astype(np.float64)
+    values_HWC = image_HWC.astype(np.float64)
     finite = values_HWC[np.isfinite(values_HWC)]
     if finite.size == 0:
         return np.zeros(image_HWC.shape, dtype=np.uint8)
@@ -49,8 +46,7 @@ def _stretch(image_HWC: AnyImage) -> UInt8[np.ndarray, "H W C"]:
     # A flat image has nothing to stretch: it is shown as middle grey.
     unit_HWC = (values_HWC - low) / (high - low) if high > low else np.full(image_HWC.shape, 0.5)
     unit_HWC = np.nan_to_num(unit_HWC, nan=0.0, posinf=1.0, neginf=0.0)
-    bytes_HWC: UInt8[np.ndarray, "H W C"] = np.rint(unit_HWC.clip(0, 1) * 255).astype(np.uint8)
-    return bytes_HWC
+    return np.asarray(np.rint(unit_HWC.clip(0, 1) * 255), np.uint8)
 
 
 def small_overlay(
@@ -97,17 +93,11 @@ def soft_alpha(mask_HW: Mask, probability_HW: Probability, threshold: float) -> 
 
 
 def cutout(image_HWC: AnyImage, alpha_HW: Probability) -> Rgba:
-    """Cut an object out of an image; all else is transparent.
-
-    Where the alpha is between 0 and 1 the background shines through the image's colours: the mean
-    of the object's own colours near by replaces them, so that no rim of the old background stays.
-
-    Args:
-        image_HWC: an image of any type and number of channels.
-        alpha_HW: opacity in [0, 1].
-    """
+    """Cut an object out of any image by an opacity in [0, 1]; all else is transparent."""
     from scipy import ndimage
 
+    # The background shines through the colours where alpha is between 0 and 1: the mean of the
+    # object's own colours near by replaces them, so that no rim of the old background stays.
     assert image_HWC.shape[:2] == alpha_HW.shape, "image and alpha are of one size"
     image_HW3, solid_HW = for_display(image_HWC), alpha_HW >= 1
     weight_HW = ndimage.gaussian_filter(solid_HW.astype(np.float32), 2 * FADE)
