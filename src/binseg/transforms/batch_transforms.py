@@ -4,6 +4,7 @@ Changes of light work in place: the batch is the augmentation's own.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ ASPECTS = (3 / 4, 4 / 3)
 ELASTIC_KNOTS = 5
 """Points along a side that a deformation moves; in between it is smooth. With a tenth of the side,
 the most a recipe may ask for, nothing folds."""
+Size = tuple[int, int]
 NARROW = 0.8  # largest sigma that a 3x3 kernel holds
 
 
@@ -58,11 +60,7 @@ class _Mirror(NamedTuple):
 
 
 def move(
-    preset: Preset,
-    images_BCHW: Tensor,
-    targets_BHW: Tensor,
-    random: BatchRandom,
-    shape: tuple[int, int],
+    preset: Preset, images_BCHW: Tensor, targets_BHW: Tensor, random: BatchRandom, shape: Size
 ) -> tuple[Tensor, Tensor]:
     """Move images and targets alike, mirrored at the edges, to `shape` in their middle."""
     (num, channels), device = images_BCHW.shape[:2], images_BCHW.device
@@ -92,14 +90,9 @@ def move(
         height, width = images_BCHW.shape[-2:]
         grid *= grid.new_tensor([shape[1] / width, shape[0] / height])
         rows = chosen.nonzero()[:, 0].to(device)
+        sample = partial(functional.grid_sample, padding_mode="reflection", align_corners=False)
         moved, relabelled = (
-            functional.grid_sample(
-                pixels.index_select(0, rows).float().contiguous(),
-                grid,
-                mode=mode,
-                padding_mode="reflection",
-                align_corners=False,
-            )
+            sample(pixels.index_select(0, rows).float().contiguous(), grid, mode=mode)
             for pixels, mode in ((images_BCHW, "bilinear"), (targets_BHW[:, None], "nearest"))
         )
         images.index_copy_(0, rows, _unit(moved, images_BCHW.dtype))
@@ -137,10 +130,8 @@ def _mirrored(pixels: Tensor, mirror: _Mirror) -> Tensor:
 def _matrix(mirror: _Mirror) -> Tensor:
     """Give a mirror as a map (3, 3) from output to input, in [-1, 1]."""
     turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    signs = [-1.0 if mirror.right else 1.0, -1.0 if mirror.down else 1.0, 1.0]
-    flip = torch.diag(torch.tensor(signs))
-    matrix: Tensor = flip @ torch.linalg.matrix_power(turn, mirror.quarters)
-    return matrix
+    flip = torch.tensor([1.0 - 2 * mirror.right, 1.0 - 2 * mirror.down, 1.0]).diag()
+    return flip @ torch.linalg.matrix_power(turn, mirror.quarters)
 
 
 def _affine(preset: Preset, random: BatchRandom, *, aspect: float) -> Tensor:

@@ -76,15 +76,14 @@ def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preproce
     largest = preprocessing.largest_tile
     if largest == 0 or preprocessing.resize != "tile":
         return preprocessing
-    tall, wide = (math.ceil(side * preprocessing.scale) for side in (height, width))
-    shared = _SHARED / largest if max(tall, wide) > largest else 0.0
-    return replace(
-        preprocessing,
-        height=max(preprocessing.height, min(largest, -(-tall // _STRIDE) * _STRIDE)),
-        width=max(preprocessing.width, min(largest, -(-wide // _STRIDE) * _STRIDE)),
-        overlap=max(preprocessing.overlap, min(0.5, shared)),
-        largest_tile=0,
+    sides = [math.ceil(side * preprocessing.scale) for side in (height, width)]
+    shared = _SHARED / largest if max(sides) > largest else 0.0
+    tall, wide = (
+        max(least, min(largest, -(-side // _STRIDE) * _STRIDE))
+        for side, least in zip(sides, (preprocessing.height, preprocessing.width), strict=True)
     )
+    overlap = max(preprocessing.overlap, min(0.5, shared))
+    return replace(preprocessing, height=tall, width=wide, overlap=overlap, largest_tile=0)
 
 
 def _tile(preprocessing: Preprocessing) -> tuple[int, int]:
@@ -104,12 +103,8 @@ def _centred(height: int, width: int, into_height: int, into_width: int) -> Box:
     scale = min(into_height / height, into_width / width)
     target_height = min(into_height, max(1, round(height * scale)))
     target_width = min(into_width, max(1, round(width * scale)))
-    return Box(
-        top=(into_height - target_height) // 2,
-        left=(into_width - target_width) // 2,
-        height=target_height,
-        width=target_width,
-    )
+    top, left = (into_height - target_height) // 2, (into_width - target_width) // 2
+    return Box(top=top, left=left, height=target_height, width=target_width)
 
 
 def _stride(tile: int, into: int) -> int:

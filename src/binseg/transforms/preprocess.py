@@ -65,11 +65,8 @@ def prepare(
 ) -> tuple[UInt8[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
     """Make all model inputs of an image (uint8, 0..255 for 0..1), with their placements.
 
-    A grey image is repeated to three channels, a colour one becomes grey by its luma (ITU-R 601);
-    any other number of channels must match. `intensity` says what becomes 0 and 1. The image is
-    uint8, uint16, float32, bool or float64; `name` is what messages call it; `size` is its own
-    height and width, where its decoder reduced it. Raises ImageError where channels or type don't
-    fit, or floats leave [0, 1].
+    Grey is repeated to three channels, colour becomes luma. `name` is for messages, `size` the own
+    height and width of what the decoder reduced. Raises ImageError for other channels and types.
     """
     everything = prepare_batches(
         image_HWC, preprocessing, batch_size=sys.maxsize, name=name, size=size
@@ -170,11 +167,8 @@ def normalise(
     assert inputs_NHWC.dtype == np.uint8, inputs_NHWC.dtype
     mean_C11 = np.asarray(preprocessing.mean, np.float64)[:, None, None]
     std_C11 = np.asarray(preprocessing.std, np.float64)[:, None, None]
-    num, height, width, channels = inputs_NHWC.shape
-    out_NCHW = np.empty((num, channels, height, width), np.float32)
-    np.multiply(
-        inputs_NHWC.transpose(0, 3, 1, 2), (1 / (255 * std_C11)).astype(np.float32), out=out_NCHW
-    )
+    factor_C11 = (1 / (255 * std_C11)).astype(np.float32)
+    out_NCHW = np.multiply(inputs_NHWC.transpose(0, 3, 1, 2), factor_C11, order="C")
     out_NCHW -= (mean_C11 / std_C11).astype(np.float32)
     return out_NCHW
 
@@ -184,10 +178,8 @@ def _accept(
 ) -> AnyImage:
     """Refuse what can't become an input; give the rest as uint8, uint16 or float32."""
     if image_HWC.ndim != 3 or 0 in image_HWC.shape:
-        raise ImageError(
-            f"{name}: an array of shape {image_HWC.shape}; give height x width x channels, "
-            "none of them 0"
-        )
+        told = "give height x width x channels, none of them 0"
+        raise ImageError(f"{name}: an array of shape {image_HWC.shape}; {told}")
     have, want = image_HWC.shape[2], preprocessing.channels
     if have != want and (have, want) not in {(1, 3), (3, 1)}:
         raise ImageError(
@@ -196,16 +188,12 @@ def _accept(
         )
     if image_HWC.dtype == np.bool_:
         return image_HWC.astype(np.uint8) * np.uint8(255)
-    if image_HWC.dtype in (np.uint8, np.uint16, np.float32):
-        original_HWC = image_HWC
-    elif image_HWC.dtype.kind == "f":
-        original_HWC = image_HWC.astype(np.float32)
-    else:
-        raise ImageError(
-            f"{name}: pixels of type {image_HWC.dtype}; give uint8, uint16 or floats in [0, 1]"
-        )
-    if original_HWC.dtype != np.float32:
-        return original_HWC
+    if image_HWC.dtype in (np.uint8, np.uint16):
+        return image_HWC
+    if image_HWC.dtype.kind != "f":
+        told = "give uint8, uint16 or floats in [0, 1]"
+        raise ImageError(f"{name}: pixels of type {image_HWC.dtype}; {told}")
+    original_HWC = image_HWC.astype(np.float32, copy=False)
     if not np.isfinite(original_HWC).all():
         raise ImageError(f"{name}: holds NaN or infinite pixels; replace them by numbers")
     low, high = float(original_HWC.min()), float(original_HWC.max())
@@ -251,10 +239,8 @@ def _fit_channels(original_HWC: AnyImage, channels: int) -> Num[np.ndarray, "H W
     if have == 1:
         return np.repeat(original_HWC, channels, axis=2)
     assert (have, channels) == (3, 1)
-    luma_HW = np.zeros(original_HWC.shape[:2], np.float32)
-    for channel, weight in enumerate(LUMA):
-        luma_HW += original_HWC[:, :, channel] * np.float32(weight)
-    return luma_HW[:, :, None]
+    weighed = (original_HWC[:, :, at] * np.float32(share) for at, share in enumerate(LUMA))
+    return np.asarray(sum(weighed, np.zeros(original_HWC.shape[:2], np.float32)))[:, :, None]
 
 
 def _resized(
