@@ -216,13 +216,9 @@ class _Decoders:
             self._start = _address_space()
         _allow(self._start + _WINDOWS_BYTES)
         self._windows = windows = self._opened.enter_context(open_windows(path))
-        size, axes = windows.pixel_size, windows.axes
-        return {
-            "format": windows.format,
-            "num_pages": windows.num_pages,
-            "pixel_size": asdict(size) if size is not None else None,
-            "axes": asdict(axes) if axes is not None else None,
-        }
+        facts = {"pixel_size": windows.pixel_size, "axes": windows.axes}
+        told = {name: None if one is None else asdict(one) for name, one in facts.items()}
+        return {"format": windows.format, "num_pages": windows.num_pages, **told}
 
 
 def _fact(found: Any) -> dict[str, Any]:
@@ -277,13 +273,9 @@ def _survey(path: Path) -> dict[str, Any]:
     else:  # to open others by windows would unpack them
         with decoder_of(path, name=decoding.one_line(path), any_page=True) as decoder:
             infos = [decoder.info()]
-    return {
-        "needs_windows": is_large,
-        "num_pages": len(infos),
-        "num_pixels": sum(one.height * one.width for one in infos),
-        "height": infos[0].height,
-        "width": infos[0].width,
-    }
+    num_pixels = sum(one.height * one.width for one in infos)
+    first = {"height": infos[0].height, "width": infos[0].width}
+    return {"needs_windows": is_large, "num_pages": len(infos), "num_pixels": num_pixels, **first}
 
 
 def _address_space() -> int:

@@ -39,7 +39,7 @@ SAMPLE_SIDE = 256  # Side of the windows that tell what a channel usually holds
 _MOST_SCANS = 100  # A progressive JPEG has some ten; each one costs as much time as the whole image
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ImageInfo:
     """Facts of a file's header, in terms of what `read_image` will give."""
 
@@ -61,7 +61,7 @@ class ImageInfo:
         return self.orientation != 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Decoder(ABC):
     """An image whose header was read; its pixels are still packed."""
 
@@ -105,20 +105,9 @@ def one_line(text: object) -> str:
 # What Pillow, tifffile and imagecodecs raise on files that are cut, edited or made up. RuntimeError
 # is the base of all of imagecodecs' errors, and tifffile asserts what it expects of a file.
 _BROKEN = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    Image.DecompressionBombError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TiffFileError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError),
+    *(RuntimeError, SyntaxError, TypeError, ValueError, struct.error, zlib.error),
+    *(Image.DecompressionBombError, TiffFileError),
 )
 
 
@@ -141,17 +130,14 @@ def check_size(name: str, *, height: int, width: int, channels: int, itemsize: i
     if height <= 0 or width <= 0 or channels <= 0:
         raise ImageError(f"{name}: {width} x {height} pixels; get it anew or leave it out")
     if height * width > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: {width} x {height} pixels are {height * width / 1e6:,.0f} megapixels; up to "
-            f"{MAX_PIXELS / 1e6:,.0f} are read at once, cut it into pieces"
-        )
-    num_bytes = height * width * channels * itemsize
-    if num_bytes > MAX_BYTES:
-        raise ImageError(
-            f"{name}: {width} x {height} pixels of {channels} channels take "
-            f"{num_bytes / 1e9:,.1f} GB; up to {MAX_BYTES / 1e9:,.1f} GB are read at once, "
-            "cut it into pieces"
-        )
+        most = f"up to {MAX_PIXELS / 1e6:,.0f} are read at once, cut it into pieces"
+        told = f"{width} x {height} pixels are {height * width / 1e6:,.0f} megapixels"
+        raise ImageError(f"{name}: {told}; {most}")
+    size = height * width * channels * itemsize / 1e9
+    if size > MAX_BYTES / 1e9:
+        most = f"up to {MAX_BYTES / 1e9:,.1f} GB are read at once, cut it into pieces"
+        told = f"{width} x {height} pixels of {channels} channels take {size:,.1f} GB"
+        raise ImageError(f"{name}: {told}; {most}")
 
 
 def check_scans(jpeg: bytes) -> None:
@@ -203,13 +189,12 @@ def missing_in(
     pixels_HWC: Shaped[np.ndarray, "h w C"], value: float | None
 ) -> Bool[np.ndarray, "h w"]:
     """Tell where one channel of measurements, or a whole colour, is NaN or declared no data."""
+    missing = pixels_HWC == value
     if pixels_HWC.dtype.kind == "f":
         missing = np.isnan(pixels_HWC)
         if value is not None:
             # A tag is a text, which may have fewer digits than the number.
             missing |= np.isclose(pixels_HWC, value, rtol=1e-5, atol=0.0)
-        return np.asarray(missing.any(axis=2))
-    missing = pixels_HWC == value
     return np.asarray(missing.all(axis=2) if pixels_HWC.dtype.kind == "u" else missing.any(axis=2))
 
 

@@ -34,7 +34,7 @@ _GREY = {
 """Pillow's modes of one channel, and the type that `image_of` gives; others become 8-bit RGB."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Raster(decoding.Decoder):
     """A file that one of Pillow's classes opened."""
 
@@ -50,15 +50,9 @@ class Raster(decoding.Decoder):
         if decoding.swaps_sides(self.orientation):
             height, width = width, height
         mode = self.pil_image.mode
-        return decoding.ImageInfo(
-            height=height,
-            width=width,
-            channels=1 if mode in _GREY else 3,
-            dtype="uint16" if self.bits == 16 else _GREY.get(mode, "uint8"),
-            mode=mode,
-            format=self.format,
-            orientation=self.orientation,
-        )
+        dtype = "uint16" if self.bits == 16 else _GREY.get(mode, "uint8")
+        shown = (1 if mode in _GREY else 3, dtype, mode, self.format)
+        return decoding.ImageInfo(height, width, *shown, orientation=self.orientation)
 
     def image(self) -> decoding.Pixels:
         """Decode the pixels, turned."""
@@ -124,9 +118,8 @@ class Raster(decoding.Decoder):
 
     def _bytes(self) -> bytes:
         if self.handle.seek(0, io.SEEK_END) > _MAX_FILE_BYTES:
-            raise ImageError(
-                f"{self.name}: larger than {_MAX_FILE_BYTES / 1e9:g} GB; cut it into pieces"
-            )
+            most = f"{_MAX_FILE_BYTES / 1e9:g} GB"
+            raise ImageError(f"{self.name}: larger than {most}; cut it into pieces")
         self.handle.seek(0)
         data = self.handle.read()
         self.handle.seek(0)
@@ -159,21 +152,12 @@ def open_raster(handle: decoding.Handle, *, name: str, plugin: type[ImageFile.Im
         exif = _late_exif(handle)
     orientation = decoding.orientation_of_exif(exif) if isinstance(exif, bytes) else 1
     if animated:
-        raise ImageError(
-            f"{name}: an animation of {getattr(pil_image, 'n_frames', 2)} frames; save the frames "
-            "as single images"
-        )
+        told = f"an animation of {getattr(pil_image, 'n_frames', 2)} frames"
+        raise ImageError(f"{name}: {told}; save the frames as single images")
     channels = _CMYK_PEAK if pil_image.mode == "CMYK" else 3
     itemsize = 2 if bits == 16 else 1
     decoding.check_size(name, height=height, width=width, channels=channels, itemsize=itemsize)
-    return Raster(
-        name=name,
-        handle=handle,
-        pil_image=pil_image,
-        format=format_,
-        bits=bits,
-        orientation=orientation,
-    )
+    return Raster(name, handle, pil_image, format_, bits, orientation)
 
 
 def _check_segments(handle: decoding.Handle, name: str) -> None:
@@ -234,15 +218,8 @@ class NumpyImage(decoding.Decoder):
 
     def info(self) -> decoding.ImageInfo:
         """Give the facts of the image as `image` gives it."""
-        height, width, channels = self.shape
-        return decoding.ImageInfo(
-            height=height,
-            width=width,
-            channels=channels,
-            dtype=decoding.given_dtype(self.dtype),
-            mode=str(self.dtype),
-            format="NPY",
-        )
+        dtype = decoding.given_dtype(self.dtype)
+        return decoding.ImageInfo(*self.shape, dtype, str(self.dtype), "NPY")
 
     def image(self) -> decoding.Pixels:
         """Give the pixels."""
@@ -271,16 +248,12 @@ def open_numpy(handle: decoding.Handle, *, name: str) -> NumpyImage:
     read = np.lib.format.read_array_header_1_0
     shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(handle)
     if len(shape) not in (2, 3) or dtype.kind not in "buif":
-        raise ImageError(
-            f"{name}: an array of shape {shape} and type {dtype}; give height x width, or height x "
-            "width x channels, of numbers"
-        )
+        wanted = "give height x width, or height x width x channels, of numbers"
+        raise ImageError(f"{name}: an array of shape {shape} and type {dtype}; {wanted}")
     height, width, channels = (*shape, 1)[:3]
     if channels > _MOST_CHANNELS or height <= _FIRST_CHANNELS < channels:
-        raise ImageError(
-            f"{name}: an array of shape {shape}; give height x width x channels (up to "
-            f"{_MOST_CHANNELS}), one array an image"
-        )
+        wanted = f"give height x width x channels (up to {_MOST_CHANNELS}), one array an image"
+        raise ImageError(f"{name}: an array of shape {shape}; {wanted}")
     decoding.check_size(
         name, height=height, width=width, channels=channels, itemsize=dtype.itemsize
     )

@@ -29,7 +29,7 @@ _JPEG = (6, 7)  # Compressions whose colours the decoder already turned into RGB
 _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATED", 6: "YCBCR"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TiffImage(decoding.Decoder):
     """One image of a TIFF file whose tags were read."""
 
@@ -61,18 +61,12 @@ class TiffImage(decoding.Decoder):
             height, width = width, height
         is_rgb = self.kind in ("PALETTE", "SEPARATED")
         assert self.page.dtype is not None, "open_tiff refuses those"
-        return decoding.ImageInfo(
-            height=height,
-            width=width,
-            channels=3 if is_rgb else self._colours(),
-            dtype="uint8" if is_rgb else decoding.given_dtype(self.page.dtype, self.bits),
-            mode="MINISBLACK" if self.kind == "MINISWHITE" and self._is_as_stored() else self.kind,
-            format="TIFF",
-            num_pages=self.num_pages,
-            nodata=self._nodata,
-            keeps_alpha=self.keeps_alpha,
-            orientation=self.orientation,
-        )
+        dtype = "uint8" if is_rgb else decoding.given_dtype(self.page.dtype, self.bits)
+        is_black = self.kind == "MINISWHITE" and self._is_as_stored()
+        shown = (3 if is_rgb else self._colours(), dtype, "MINISBLACK" if is_black else self.kind)
+        pages = ("TIFF", self.num_pages, self.orientation)
+        missing = (self._nodata, self.keeps_alpha)
+        return decoding.ImageInfo(height, width, *shown, *pages, *missing)
 
     def image(self) -> decoding.Pixels:
         """Decode the pixels, turned."""
@@ -273,11 +267,8 @@ def open_tiff(handle: decoding.Handle, *, name: str, page: int | None, any_page:
             f"{name}: an ImageJ stack of {content.num_hidden} images under one page; save it as "
             "BigTIFF, or as one file an image"
         )
-    if page is None and content.num_pages > 1 and not any_page:
-        raise ImageError(
-            f"{name}: a stack of {content.num_pages} pages; name one of them, 0 to "
-            f"{content.num_pages - 1}"
-        )
+    if page is None and (num := content.num_pages) > 1 and not any_page:
+        raise ImageError(f"{name}: a stack of {num} pages; name one of them, 0 to {num - 1}")
     image = image_of(content, 0 if page is None else page, name=name)
     height, width, channels = image.stored_shape()
     assert image.page.dtype is not None, "image_of refuses those"
@@ -294,15 +285,9 @@ def image_of(content: tiff_parts.TiffContent, page: int, *, name: str) -> TiffIm
     pages = tuple(tiff_parts.page_of(content.file, index) for index in content.images[page])
     tag = pages[0].tags.get(_ORIENTATION)
     orientation = int(tag.value) if tag is not None else 1
-    image = TiffImage(
-        name=name,
-        pages=pages,
-        layout=content.layout,
-        kind=_KINDS.get(int(pages[0].photometric), ""),
-        bits=int(pages[0].bitspersample),
-        num_pages=content.num_pages,
-        orientation=orientation if 1 <= orientation <= 8 else 1,
-    )
+    kind, bits = _KINDS.get(int(pages[0].photometric), ""), int(pages[0].bitspersample)
+    orientation = orientation if 1 <= orientation <= 8 else 1
+    image = TiffImage(name, pages, content.layout, kind, bits, content.num_pages, orientation)
     _check(image)
     return image
 

@@ -27,7 +27,7 @@ _MOST_PLANES = 100_000  # In OME's metadata, or 64 for each page: others may be 
 Layout = Literal["page", "page a channel", "page a row"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TiffContent:
     """Pages of an open TIFF file that are images."""
 
@@ -54,10 +54,7 @@ def list_tiff(handle: Handle) -> TiffContent:
     noted = (file.imagej_metadata if file.is_imagej else None) or {}
     hidden = int(noted.get("images", 1))
     _check_claims(file, hidden if hidden > len(real) else 0)
-    images, layout = _arranged(file, real)
-    return TiffContent(
-        file=file, images=images, layout=layout, num_hidden=hidden if hidden > len(real) else 0
-    )
+    return TiffContent(file, *_arranged(file, real), hidden if hidden > len(real) else 0)
 
 
 def _check_claims(file: tifffile.TiffFile, hidden: int) -> None:
@@ -102,9 +99,8 @@ def check_piece(page: tifffile.TiffPage, data: bytes) -> None:
     if int(page.compression) == 6 and page.jpegheader:
         data = page.jpegheader + data  # old files keep the header apart
     size = _own_size(data)
-    place = (
-        page.tilelength * page.tilewidth if page.is_tiled else page.rowsperstrip * page.imagewidth
-    )
+    sides = (page.tilelength, page.tilewidth)
+    place = math.prod(sides if page.is_tiled else (page.rowsperstrip, page.imagewidth))
     if size is None or math.prod(size) > 4 * place + 65_536:
         height, width = size or (0, 0)
         raise ValueError(f"a piece of {place:,} pixels claims {width} x {height}")

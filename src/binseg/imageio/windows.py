@@ -122,16 +122,14 @@ class TiffWindows(Windows):
                 raise ImageError(f"{self.name}: there is no page {page}; it has {hidden}")
             image = image_of(self._content, 0 if hidden else page, name=self.name)
             if image.layout == "page a row":
-                raise ImageError(
-                    f"{self.name}: each page holds one row of the image; save it as RGB in tiles"
-                )
+                told = "each page holds one row of the image"
+                raise ImageError(f"{self.name}: {told}; save it as RGB in tiles")
             skip = page * image.page.nbytes if hidden else 0
             # No image of a file has more pages than this.
             pieces = pieces_of(image, self._cache, key=100 * page, skip=skip)
             if hidden and not pieces[0].is_plain:
-                raise ImageError(
-                    f"{self.name}: a packed ImageJ stack under one page; save it as BigTIFF"
-                )
+                told = "a packed ImageJ stack under one page"
+                raise ImageError(f"{self.name}: {told}; save it as BigTIFF")
             self._open = page, image, pieces
         return self._open[1], self._open[2]
 

@@ -18,7 +18,7 @@ _MOST_CHANNELS = 16  # a plain array's last axis of up to so many is its channel
 _LARGEST_CHUNK = 256_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ZarrAxes:
     """Axes of an array of pages x height x width; enough to write another like it."""
 
@@ -61,13 +61,9 @@ class ZarrWindows:
         kept = tuple(name for name in axes if name != "c")
         if kept[-2:] != ("y", "x"):
             raise ImageError(f"{self.name}: axes {''.join(axes)}; y and x must come last")
-        self._axes = ZarrAxes(
-            names=kept,
-            lengths=tuple(length[name] for name in kept),
-            units=tuple(units.get(name) for name in kept),
-            scales=tuple(scales.get(name, 1.0) for name in kept),
-            zarr_format=int(array.metadata.zarr_format),
-        )
+        lengths, known = tuple(length[name] for name in kept), tuple(map(units.get, kept))
+        steps = tuple(scales.get(name, 1.0) for name in kept)
+        self._axes = ZarrAxes(kept, lengths, known, steps, int(array.metadata.zarr_format))
         self.axes: ZarrAxes | None = self._axes
         self.num_pages = math.prod(self._axes.lengths[:-2])
         self._channels = length.get("c", 1)
@@ -83,24 +79,17 @@ class ZarrWindows:
                 "save it in chunks of 256 x 256 to 1024 x 1024"
             )
         self._cache = decoding.Cache()
-        known = [
-            MICROMETRES.get(units.get(name) or "", 0.0) * scales.get(name, 0.0) for name in "yx"
-        ]
-        self.pixel_size = PixelSize(height=known[0], width=known[1]) if min(known) > 0 else None
+        sizes = [MICROMETRES.get(units.get(x) or "", 0.0) * scales.get(x, 0.0) for x in "yx"]
+        self.pixel_size = PixelSize(height=sizes[0], width=sizes[1]) if min(sizes) > 0 else None
 
     def info(self, page: int) -> decoding.ImageInfo:
         """Give size, channels and type of one page, from the metadata."""
         if not 0 <= page < self.num_pages:
             raise ImageError(f"{self.name}: there is no page {page}; it has {self.num_pages}")
-        return decoding.ImageInfo(
-            height=self._axes.lengths[-2],
-            width=self._axes.lengths[-1],
-            channels=self._channels,
-            dtype=decoding.given_dtype(self._array.dtype),
-            mode=str(self._array.dtype),
-            format=self.format,
-            num_pages=self.num_pages,
-        )
+        height, width = self._axes.lengths[-2:]
+        dtype, mode = decoding.given_dtype(self._array.dtype), str(self._array.dtype)
+        shown = (self._channels, dtype, mode, self.format, self.num_pages)
+        return decoding.ImageInfo(height, width, *shown)
 
     def read(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Pixels:
         """Read a window that lies inside the page: whole chunks, which are kept for the next."""

@@ -64,11 +64,8 @@ def _pair_by_name(
     files_of = {name: (*masks_of[name], *pieces_of[name]) for name in {*masks_of, *pieces_of}}
     first_images = {name: paths[0] for name, paths in images_of.items()}
     first_masks = {name: paths[0] for name, paths in files_of.items()}
-    pairs = [
-        (name, path, files_of[name])
-        for name, path in sorted(first_images.items())
-        if name in files_of
-    ]
+    both = sorted(first_images.keys() & files_of.keys())
+    pairs = [(name, first_images[name], files_of[name]) for name in both]
     return pairs, [*doubles, *_partnerless(first_images, first_masks)]
 
 
@@ -93,10 +90,8 @@ def _pair_by_difference(
         return None
     image_of, mask_of, both = max(found, key=lambda one: len(one[2]))
     pairs: list[Pair] = sorted((*image_of[core], (mask_of[core][1],)) for core in both)
-    path_of, mask_path_of = (
-        {core: path for core, (_, path) in of.items()} for of in (image_of, mask_of)
-    )
-    return pairs, _partnerless(path_of, mask_path_of)
+    paths = ({core: path for core, (_, path) in of.items()} for of in (image_of, mask_of))
+    return pairs, _partnerless(*paths)
 
 
 def _cores(named: Sequence[layouts.Named]) -> list[str]:
@@ -108,10 +103,8 @@ def _cores(named: Sequence[layouts.Named]) -> list[str]:
     backwards = [name[::-1] for name in names]
     tail = re.sub(r"\d+$", "", commonprefix(backwards))  # noqa: RUF071
     cores = [name[len(head) : len(name) - len(tail)] for name in names]
-    return [
-        (file.parent / core).as_posix() if core else ""
-        for file, core in zip(files, cores, strict=True)
-    ]
+    both = zip(files, cores, strict=True)
+    return [(file.parent / core).as_posix() if core else "" for file, core in both]
 
 
 def records_of_pair(
@@ -144,14 +137,10 @@ def pages_of(record: Record, page_group: int) -> list[Record]:
     _check_axes(record)
     if num_pages == 1:
         return [record]
+    groups = {page: f"{name}-block{page // page_group:04d}" for page in range(num_pages)}
     return [
-        replace(
-            record,
-            id=f"{name}-page{page:04d}",
-            page=page,
-            group=f"{name}-block{page // page_group:04d}",
-        )
-        for page in range(num_pages)
+        replace(record, id=f"{name}-page{page:04d}", page=page, group=group)
+        for page, group in groups.items()
     ]
 
 
@@ -182,21 +171,16 @@ def _num_pages(path: Path) -> int:
 
 
 def _doubles(noun: str, paths_of: Mapping[str, list[Path]]) -> list[str]:
-    doubles = [
-        " and ".join(_shown(name, path) for path in paths)
-        for name, paths in sorted(paths_of.items())
-        if len(paths) > 1
-    ]
+    several = {name: paths for name, paths in sorted(paths_of.items()) if len(paths) > 1}
+    doubles = [" and ".join(_shown(name, one) for one in x) for name, x in several.items()]
     told = counted(len(doubles), "name stands", "names stand")
     return [f"{told} for two {noun}s ({name_some(doubles)})"] if doubles else []
 
 
 def _partnerless(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
     told = []
-    for noun, partner, these, those in (
-        ("image", "mask", images, masks),
-        ("mask", "image", masks, images),
-    ):
+    ways = (("image", "mask", images, masks), ("mask", "image", masks, images))
+    for noun, partner, these, those in ways:
         if alone := [_shown(name, these[name]) for name in sorted(these.keys() - those.keys())]:
             num = counted(len(alone), f"{noun} has", f"{noun}s have")
             told.append(f"{num} no {partner} ({name_some(alone)})")
@@ -404,13 +388,8 @@ def _listed(
             if split_of.setdefault(name, split) != split:
                 raise DataError(f"{path}: {name} is also listed for {split_of[name]}")
     # All pages of a stack go where the stack's own name is listed.
-    name_of = {
-        record.id: record.id.rpartition("-page")[0] if record.page is not None else record.id
-        for record in records
-    }
-    strange = sorted(split_of.keys() - set(name_of.values()) - lone)
-    if strange:
-        raise DataError(
-            f"{root}: the lists name {len(strange)} images that aren't there ({name_some(strange)})"
-        )
+    name_of = {x.id: x.id if x.page is None else x.id.rpartition("-page")[0] for x in records}
+    if strange := sorted(split_of.keys() - set(name_of.values()) - lone):
+        told = f"{len(strange)} images that aren't there ({name_some(strange)})"
+        raise DataError(f"{root}: the lists name {told}")
     return [replace(record, split=split_of.get(name_of[record.id])) for record in records]

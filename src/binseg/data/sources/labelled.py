@@ -69,16 +69,12 @@ def read_labelled(found: tuple[Path, Path], root: Path, config: DataConfig) -> F
         path.relative_to(home / "masks").with_suffix("").as_posix(): path
         for path in (list_folder(home / "masks").images if (home / "masks").is_dir() else ())
     }
-    records = [
-        Record(
-            id=name,
-            image_path=images / file,
-            mask_path=masks[name],
-            split=_split(name, is_check=bool(is_check)),
-        )
-        for name, file, is_check, _ in listed
-        if name in masks
-    ]
+    records = []
+    for name, file, is_check, _ in listed:
+        if name in masks:
+            split = _split(name, is_check=bool(is_check))
+            one = Record(id=name, image_path=images / file, mask_path=masks[name], split=split)
+            records.append(one)
     if not records:
         raise DataError(
             f"{images}: none of {counted(len(listed), 'image', 'images')} is labelled yet; "

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -169,15 +170,8 @@ def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
     for one in list_folder(folder, deep=False).others if folder else ():
         if one.suffix == ".txt" and (split := parse_split(one.stem)) is not None:
             split_lists |= dict.fromkeys((line.split()[0] for line in read_lines(one)), split)
-    return _paired(
-        _by_stem(home / "JPEGImages"),
-        found_masks,
-        home,
-        config,
-        classes=classes,
-        ignore=ignore,
-        split_of_name=split_lists,
-    )
+    given = (_by_stem(home / "JPEGImages"), found_masks, home, config)
+    return _paired(*given, classes=classes, ignore=ignore, split_of_name=split_lists)
 
 
 def _has_palette(path: Path) -> bool:
@@ -212,7 +206,7 @@ def _paired(
     *,
     classes: Mapping[str, tuple[int, ...]],
     ignore: frozenset[int],
-    split_of_name: Mapping[str, Split],
+    split_of_name: Mapping[str, Split] = MappingProxyType({}),
 ) -> Findings:
     if strays := sorted(masks.keys() - images.keys()):
         raise DataError(f"{home}: {len(strays)} masks have no image ({name_some(strays)})")
@@ -262,15 +256,10 @@ def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
         numbers = [str(one) for one in (given if isinstance(given, list) else [given])]
         if all(one.isdecimal() for one in numbers):
             values[name] = tuple(map(int, numbers))
-    found = _paired(
-        images,
-        _by_stem(home / "labelsTr"),
-        home,
-        config,
-        classes={name: some for name, some in values.items() if any(some) and name != "ignore"},
-        ignore=frozenset(values.get("ignore", ())),
-        split_of_name={},
-    )
+    classes = {name: some for name, some in values.items() if any(some) and name != "ignore"}
+    ignore = frozenset(values.get("ignore", ()))
+    given = (images, _by_stem(home / "labelsTr"), home, config)
+    found = _paired(*given, classes=classes, ignore=ignore)
     paged = [page for one in found.records for page in pages_of(one, config.page_group)]
     found = replace(found, records=tuple(paged))
     if num_channels == 1:

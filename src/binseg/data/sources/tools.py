@@ -110,13 +110,9 @@ def cvat(file: Path) -> Iterator[Annotated]:
     except ET.ParseError as error:
         raise ValueError(f"is no XML: {error}") from None
     for image in images:
-        yield _annotated(
-            _cvat_shape,
-            image,
-            name=image.get("name", ""),
-            size=(int(image.get("height", 0)) or None, int(image.get("width", 0)) or None),
-            split=split_of(image.get("subset", "")),
-        )
+        size = tuple(int(image.get(side, 0)) or None for side in ("height", "width"))
+        name, split = image.get("name", ""), split_of(image.get("subset", ""))
+        yield _annotated(_cvat_shape, image, name=name, size=size, split=split)
 
 
 def _cvat_shape(one: ET.Element) -> Shape | str:
@@ -153,12 +149,9 @@ def label_studio(file: Path) -> Iterator[Annotated]:
         sizes = [(one.get("original_height"), one.get("original_width")) for one in results]
         data = mapping(task.get("data"))
         names = [data[key] for key in ("image", "img", "url") if key in data]
-        one = _annotated(
-            _label_studio_shape,
-            results,
-            name=str(task.get("file_upload") or next(iter(names), "")),
-            size=next((one for one in sizes if all(one)), (None, None)),
-        )
+        name = str(task.get("file_upload") or next(iter(names), ""))
+        size = next((one for one in sizes if all(one)), (None, None))
+        one = _annotated(_label_studio_shape, results, name=name, size=size)
         earlier = ("earlier annotation of the same image",) * (len(done) - 1)
         yield replace(one, left_out=(*one.left_out, *earlier))
 
@@ -257,14 +250,9 @@ def supervisely(file: Path) -> Iterator[Annotated]:
     image = home / "img" / file.stem
     if not image.is_file():
         raise ValueError(f"its image img/{file.stem} is not there")
-    yield _annotated(
-        _supervisely_shape,
-        _objects(content.get("objects")),
-        name=file.stem,
-        path=image,
-        size=(size.get("height"), size.get("width")),
-        split=split_of(home.name),
-    )
+    facts = {"path": image, "size": (size.get("height"), size.get("width"))}
+    objects, split = _objects(content.get("objects")), split_of(home.name)
+    yield _annotated(_supervisely_shape, objects, name=file.stem, split=split, **facts)
 
 
 def _supervisely_shape(one: Mapping[str, Any]) -> Shape | str:
@@ -295,12 +283,8 @@ def v7(file: Path) -> Iterator[Annotated]:
     item = mapping(content.get("item") or content.get("image"))
     slot = mapping((_list(item.get("slots")) or [item])[0])
     names = [item.get(key) for key in ("name", "filename", "original_filename")]
-    yield _annotated(
-        _v7_shape,
-        _objects(content.get("annotations")),
-        name=str(next(filter(None, names), file.stem)),
-        size=(slot.get("height"), slot.get("width")),
-    )
+    name, size = str(next(filter(None, names), file.stem)), (slot.get("height"), slot.get("width"))
+    yield _annotated(_v7_shape, _objects(content.get("annotations")), name=name, size=size)
 
 
 def _v7_shape(one: Mapping[str, Any]) -> Shape | str:
@@ -360,13 +344,9 @@ def _labelme(root: Path, file: Path) -> Iterator[Annotated]:
     shapes = content.get("shapes")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         raise ValueError("not labelme: `shapes` must be a list of objects")
-    yield _annotated(
-        _labelme_shape,
-        shapes,
-        name=file.stem,
-        path=_labelme_image(file, root, content.get("imagePath")),
-        size=(content.get("imageHeight"), content.get("imageWidth")),
-    )
+    path = _labelme_image(file, root, content.get("imagePath"))
+    size = (content.get("imageHeight"), content.get("imageWidth"))
+    yield _annotated(_labelme_shape, shapes, name=file.stem, path=path, size=size)
 
 
 def _labelme_image(file: Path, root: Path, name: object) -> Path:
