@@ -67,16 +67,12 @@ def open_store(
 ) -> Mapping[str, Stack]:
     """Give the pixels of these records, decoding them only if no store of theirs is whole.
 
-    `decode` makes what is stored of a record that has a mask; `version`, to be changed with it,
-    goes into the folder's name. Mean and std of `preprocessing` are applied later. `folder` is
-    where caches live, the user's cache folder if left out. Raises DataError (no records, or some
-    that can't be read), OutputError (it can't be written), UsageError (BINSEG_CACHE_GB is no
-    number).
+    `version` changes with `decode`; `folder` is where caches live, the user's if left out. Raises
+    DataError (no records, or unread ones), OutputError, UsageError (BINSEG_CACHE_GB).
     """
     if not records:
-        raise DataError(
-            "no images to train or validate on: the split is empty; check its ratios or file"
-        )
+        told = "no images to train or validate on: the split is empty"
+        raise DataError(f"{told}; check its ratios or file")
     limit = _limit()
     home = (storage.cache_dir() if folder is None else folder) / "pixels"
     place = home / _key(records, rule, preprocessing, version, progress)
@@ -129,9 +125,7 @@ def _key(
             (
                 [hashes.get(path) for path in (r.image_path, *r.further_images)],
                 [hashes.get(path) for path in r.mask_paths],
-                r.page,
-                r.nodata,
-                r.mask_as_stored,
+                *(r.page, r.nodata, r.mask_as_stored),
                 None if r.shapes is None else [dataclasses.asdict(s) for s in r.shapes],
             )
             for r in records
@@ -297,7 +291,7 @@ def _is_in_use(place: Path) -> bool:
 VERSION = "inputs 6"  # raise it when what is stored changes, or how images are decoded or resized
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PixelCache:
     """Model inputs of a list of records, ready to be batched; N counts inputs, not records."""
 
@@ -330,19 +324,13 @@ class PixelCache:
         holds = np.array([bool((target_HW == 1).any()) for target_HW in self.targets_NHW])
         num_holding = min(int(holds.sum()), max(limit // 2, round(holds.mean() * limit)))
         parts = ((holds, num_holding), (~holds, limit - num_holding))
-        rows = np.array(
-            sorted(row for some, num in parts for row in spread(np.flatnonzero(some).tolist(), num))
-        )
-        end = int(self.record_of_N.max()) + 1
-        whole, kept = (
-            np.bincount(part, minlength=end) for part in (self.record_of_N, self.record_of_N[rows])
-        )
-        return PixelCache(
-            inputs_NHWC=np.array(self.inputs_NHWC[rows]),
-            targets_NHW=np.array(self.targets_NHW[rows]),
-            record_of_N=self.record_of_N[rows],
-            is_partial=bool(((kept > 0) & (kept < whole)).any()),
-        )
+        chosen = [spread(np.flatnonzero(some).tolist(), num) for some, num in parts]
+        rows = np.array(sorted(row for some in chosen for row in some))
+        records_N, end = self.record_of_N[rows], int(self.record_of_N.max()) + 1
+        whole, kept = (np.bincount(one, minlength=end) for one in (self.record_of_N, records_N))
+        is_partial = bool(((kept > 0) & (kept < whole)).any())
+        pixels = (np.array(one[rows]) for one in (self.inputs_NHWC, self.targets_NHW))
+        return PixelCache(*pixels, records_N, is_partial=is_partial)
 
 
 def open_cache(
@@ -367,8 +355,5 @@ def open_cache(
     stored = open_store(
         *(records, rule, preprocessing, decode), version=VERSION, progress=progress, folder=folder
     )
-    return PixelCache(
-        inputs_NHWC=stored["inputs"].values,
-        targets_NHW=stored["targets"].values,
-        record_of_N=np.repeat(np.arange(len(records)), stored["inputs"].counts_N),
-    )
+    record_of_N = np.repeat(np.arange(len(records)), stored["inputs"].counts_N)
+    return PixelCache(stored["inputs"].values, stored["targets"].values, record_of_N)

@@ -38,25 +38,18 @@ TRIMAP = frozenset({1, 2, 3})  # Oxford-IIIT Pet: 1 object, 2 background, 3 bord
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:
-    """Rule by which a mask's values become foreground, background, and pixels that don't count.
-
-    There are `foreground` values, or a `threshold` above which they are; without `background` that
-    is every other value. Values are colours 0xRRGGBB if `colour`; `read_as` tells those of palettes
-    and of transparency. `border` is what the border class of a trimap counts for. For the user to
-    read: `white_is_zero`, if some masks are TIFFs that say so, and `between`, the share of a JPEG
-    mask's pixels that aren't near 0 or 255.
-    """
+    """Rule by which a mask's values become foreground, background, and pixels that don't count."""
 
     kind: RuleKind
     foreground: frozenset[int] | None = None
-    background: frozenset[int] | None = None
+    background: frozenset[int] | None = None  # Every other value where it is None
     ignore: frozenset[int] = frozenset()
-    threshold: int | None = None
-    colour: bool = False
-    border: Border | None = None
+    threshold: int | None = None  # Values above it are foreground
+    colour: bool = False  # True for values that are colours 0xRRGGBB
+    border: Border | None = None  # Class that the border of a trimap counts as
     read_as: ReadAs = "colours"
-    white_is_zero: bool = False
-    between: float | None = None
+    white_is_zero: bool = False  # For people: some masks are TIFFs that say so
+    between: float | None = None  # For people: share of a JPEG's pixels not near 0 or 255
 
     def apply(self, labels: Labels) -> tuple[Mask, Mask]:
         """Read a mask's values or colours as mask_HW and valid_HW; ImageError for a strange one."""

@@ -111,12 +111,7 @@ def _have_step(away_NP: np.ndarray) -> bool:
 def with_groups(
     records: Sequence[Record], config: DataConfig
 ) -> tuple[tuple[Record, ...], str | None]:
-    """Group the images of one source, where their names tell it and nobody has grouped them.
-
-    Only those are grouped that `config.split` deals anew, `config.page_group` consecutive images
-    where there are few sources; with them comes a sentence where something was, or might have to
-    be, grouped.
-    """
+    """Group images of one source that are dealt anew, where names tell and nobody did; say it."""
     if config.group == "none":
         return tuple(records), None
     rows = dealt_anew(records, config.split.method)
@@ -125,17 +120,15 @@ def with_groups(
         if len(members) < 2:
             why = "the images don't lie in several folders" if rows else "their split is given"
             return tuple(records), f"data.group: folder changes nothing: {why}"
-        return _grouped(records, _by_member(members)), (
-            f"each of {len(members)} folders ({name_some(sorted(members))}) stays in one split"
-        )
+        told = f"each of {len(members)} folders ({name_some(sorted(members))}) stays in one split"
+        return _grouped(records, _by_member(members)), told
     if any(record.group is not None or record.page is not None for record in records):
         return tuple(records), None
     if copies := by_copy(records, rows):
-        num = counted(len(set(copies.values())), "photo", "photos")
-        return _grouped(records, copies), (
-            f"{len(copies)} images are copies of {num} by their names "
-            f"({name_some(sorted(set(copies.values())))}), which stay in one split each"
-        )
+        photos = sorted(set(copies.values()))
+        told = f"{len(copies)} images are copies of {counted(len(photos), 'photo', 'photos')}"
+        some = f"by their names ({name_some(photos)}), which stay in one split each"
+        return _grouped(records, copies), f"{told} {some}"
     sizes = [len(rows) for rows in members.values()]
     are_patients = len(sizes) >= LEAST_FOLDERS and 2 <= np.median(sizes) <= MOST_IN_FOLDER
     of_patients = _by_member(members) if are_patients else {}
@@ -144,11 +137,9 @@ def with_groups(
         groups = set(group_of.values())
         if 2 <= len(groups) < len(group_of):
             parts = counted(len(groups), "source or part of one", "sources or parts of one")
-            return _grouped(records, group_of), (
-                f"{len(group_of)} images come from {parts} by their names "
-                f"({name_some(sorted(groups))}), which stay in one split each; "
-                "data.group: none deals images singly"
-            )
+            told = f"{len(group_of)} images come from {parts} by their names"
+            way_on = "which stay in one split each; data.group: none deals images singly"
+            return _grouped(records, group_of), f"{told} ({name_some(sorted(groups))}), {way_on}"
     # That folders are torn is right for classes alone.
     sizes = [size for size in sizes if size > 1]
     return tuple(records), None if len(sizes) < 2 else (

@@ -8,7 +8,6 @@ decided by (seed, epoch) alone.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt8
@@ -152,7 +151,6 @@ def open_images(
     preprocessing: Preprocessing,
     *,
     progress: Progress = SILENT,
-    folder: Path | None = None,
 ) -> ImageCache:
     """Give the whole images of these records; arguments and errors are those of `open_store`."""
     limit = max(16, min(SEEDS_OF_ONE, SEEDS_OF_ALL // max(1, len(records))))
@@ -174,9 +172,8 @@ def open_images(
             "background": _some_places(target_HW == 0, limit, random),
         }
 
-    stored = open_store(
-        *(records, rule, preprocessing, decode), version=VERSION, progress=progress, folder=folder
-    )
+    given = (records, rule, preprocessing, decode)
+    stored = open_store(*given, version=VERSION, progress=progress)
     facts_N4 = stored["facts"].values
     num_background, num_foreground = facts_N4[:, 2:].sum(axis=0).tolist()
     foreground, background = (
@@ -239,12 +236,7 @@ def _shares(sizes_N2: Int64[np.ndarray, "N 2"], size: int) -> np.ndarray:
 def sample_places(
     cache: ImageCache, *, size: int, num: int, foreground: float, seed: int, epoch: int
 ) -> Int64[np.ndarray, "num 3"]:
-    """Sample the patches of an epoch, in their order: image, first row and first column.
-
-    Each image gets patches by the square root of its area, to within one: a large image has more to
-    show than a small one, but not in proportion, and scores weigh images alike. `foreground` is the
-    share of patches laid around a pixel of the rarer class, where there is one.
-    """
+    """Sample an epoch's patches by (seed, epoch): image, first row, first column, in order."""
     random = np.random.default_rng((seed, epoch))
     ends = np.cumsum(np.sqrt(_shares(cache.sizes_N2, size)))
     evenly = (np.arange(num) + random.random()) / num * ends[-1]
@@ -291,12 +283,11 @@ def open_training_pixels(
     recipe: Recipe,
     *,
     progress: Progress = SILENT,
-    folder: Path | None = None,
 ) -> PixelCache | ImageCache:
     """Give whole images where the recipe trains on patches, else its inputs; as `open_store`."""
     preprocessing = recipe.preprocessing().as_trained()
     open_pixels = open_images if recipe.draws_patches else open_cache
-    cache = open_pixels(records, rule, preprocessing, progress=progress, folder=folder)
+    cache = open_pixels(records, rule, preprocessing, progress=progress)
     pixels = cache.pixels if isinstance(cache, ImageCache) else cache.inputs_NHWC
     some = pixels[:: max(1, len(pixels) // (NUM_PIXELS if pixels.ndim == 1 else NUM_INPUTS))]
     if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS:
@@ -313,8 +304,7 @@ def open_validation_pixels(
     recipe: Recipe,
     *,
     progress: Progress = SILENT,
-    folder: Path | None = None,
 ) -> PixelCache:
     """Give the inputs that choose the best epoch; tiles touch, since overlaps would count twice."""
     preprocessing = replace(recipe.preprocessing().as_trained(), overlap=0.0)
-    return open_cache(records, rule, preprocessing, progress=progress, folder=folder)
+    return open_cache(records, rule, preprocessing, progress=progress)

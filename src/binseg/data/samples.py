@@ -40,12 +40,7 @@ WHOLE_BORDER, BARE_BORDER = 0.95, 0.2
 
 
 def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = None) -> Sample:
-    """Read one record's image and truth at their own size, mask values by the rule.
-
-    The image comes reduced as a model of a `shape` takes it (`read_reduced`). Raises ImageError,
-    naming the file, for one that can't be read, a mask of another size than its image, or a mask
-    value that the rule doesn't know.
-    """
+    """Read an image, reduced for a `shape`, and its truth by the rule; ImageError with the file."""
     if shape is not None and record.nodata is None and not record.further_images:
         image_HWC, data_HW, (height, width) = read_reduced(
             record.image_path, partial(reduction, preprocessing=shape), page=record.page

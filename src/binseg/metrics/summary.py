@@ -169,13 +169,7 @@ def _figures(
 def slice_images(
     images: Sequence[ImageScores], *, by: Iterable[str] = (), num_resamples: int = NUM_RESAMPLES
 ) -> tuple[Slice, ...]:
-    """Split the images by object size, foreground share and columns; score each part by itself.
-
-    Sizes and shares are those of the truth at original size, in three parts with as many images
-    each; images without an object are a part of their own. Columns with 2 to 20 values are taken
-    unasked, those of `by` whatever their number (UsageError if no image has one); images without a
-    value are the part "". Shares that make the same parts as sizes are left out unasked.
-    """
+    """Split images by size and share of objects, and columns of few values or `by`; UsageError."""
     scored = scored_images(images, "original")
     names = list(dict.fromkeys(name for one in scored for name in one.columns))
     asked = set(by)

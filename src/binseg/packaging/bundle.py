@@ -52,10 +52,7 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A checked bundle at `path` (folder or zip); its files are checked again when they are read.
-
-    All methods raise `BundleError` where a file was changed since, or doesn't fit the card.
-    """
+    """A checked bundle at `path`; its files are checked again when read, or BundleError."""
 
     path: Path
     card: Card

@@ -41,12 +41,7 @@ def make_file(
     precision: str = "fp32",
     changed: Callable[[bytes], bytes] | None = None,
 ) -> Made:
-    """Make a file for a runtime (onnx, openvino or torch), in memory.
-
-    `precision` is fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8,
-    whose ONNX file `changed` quantises. Raises UsageError (a network that torch can't capture at
-    any size) and MissingExtraError.
-    """
+    """Make a runtime's file in memory; `changed` quantises it. UsageError, MissingExtraError."""
     assert target in TARGETS, target
     height, width = example_size(raw.network, raw.shape)
     example = torch.zeros(2, height, width, raw.shape.channels, dtype=getattr(torch, raw.pixels))

@@ -82,11 +82,7 @@ _Message = dict[int, list[Any]]
 
 
 def check_onnx(data: bytes, *, name: str) -> tuple[Port, Port]:
-    """Check an ONNX file, and tell its one input and its one output.
-
-    Raises BundleError for anything that our exporter doesn't write: weights in other files, graphs
-    inside nodes, functions, other operators, tensors that lie about their size.
-    """
+    """Tell an ONNX file's input and output; BundleError for what our exporter never writes."""
     try:
         return _read_onnx(data)
     except (ValueError, KeyError, TypeError, IndexError) as problem:

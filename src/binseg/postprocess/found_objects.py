@@ -102,11 +102,7 @@ class Polygon:
 
 
 def trace_polygons(mask_HW: Mask, *, tolerance: float = 0.0) -> list[Polygon]:
-    """Trace the outlines of all objects; UsageError for a negative tolerance.
-
-    Corners less than `tolerance` pixels from a straight line are left out (Douglas-Peucker) unless
-    a ring would then meet itself or another one; all holes stay. 0 keeps the outline exact.
-    """
+    """Trace all objects' outlines, exact or within a `tolerance`, never crossing; UsageError."""
     if tolerance < 0:
         raise UsageError(f"tolerance {tolerance:g}: give pixels from 0")
     import shapely  # its import would slow every start

@@ -24,11 +24,7 @@ ERROR_COLOURS: dict[str, Colour] = {FOUND: WHITE, MISSED: ORANGE, EXTRA: SKY_BLU
 
 
 def for_display(image_HWC: AnyImage) -> Rgb:
-    """Turn an image of any type and number of channels into RGB that a screen shows well.
-
-    8-bit images keep their values; others are stretched between their 0.5 and 99.5 percentiles.
-    One or two channels become grey, of more than three the first three are shown.
-    """
+    """Turn any image into RGB; 8 bits stay, others are stretched between percentiles."""
     channels = image_HWC.shape[2]
     if channels == 2:
         image_HWC = image_HWC.mean(axis=2, keepdims=True)
@@ -65,11 +61,7 @@ def small_overlay(
 def overlay(
     image_HWC: AnyImage, mask_HW: Mask, *, colour: Colour = SKY_BLUE, strength: float = 0.4
 ) -> Rgb:
-    """Lay a colour over the masked part of an image, with an outline seen on any background.
-
-    The image may be of any type and number of channels; `strength` of the colour (0 to 255 each)
-    inside the outline is from 0 (none) to 1 (nothing else).
-    """
+    """Lay a colour over the masked part of any image, with an outline seen on all ground."""
     assert image_HWC.shape[:2] == mask_HW.shape, "image and mask are of one size"
     painted_HW3 = _tint(for_display(image_HWC), mask_HW, colour, strength)
     width = max(1, round(min(mask_HW.shape) / 160))  # as broad to the eye in small and large

@@ -109,11 +109,7 @@ def plot_curves(
     monitor: Monitor = "dice",
     full: float | None = None,
 ) -> None:
-    """Plot loss, Dice and learning rate by epoch as PNG, and mark the best epoch in all three.
-
-    The rows are those of metrics.csv; a missing or empty figure leaves a gap. `monitor` is the
-    figure that chose the best epoch, `full` the shipped model's Dice on all validation images.
-    """
+    """Plot loss, Dice and rate by epoch; `monitor` chose the best, `full` is all images' Dice."""
     assert rows, "at least one epoch"
     figure = new_figure(13, 4.2, purpose="plotting curves")
     set_title(figure, title)

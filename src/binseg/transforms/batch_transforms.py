@@ -192,10 +192,7 @@ def _weights(length: int, device: torch.device) -> Tensor:
 
 
 def jitter(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
-    """Change brightness, contrast, saturation and gamma, in this order, where it happens.
-
-    Channels that are neither grey nor RGB each also get a brightness of their own, half as strong.
-    """
+    """Change brightness (other channels also singly), contrast, saturation, gamma, where chosen."""
     chosen = random.happens(preset.jitter)
     amounts = (preset.brightness, preset.contrast, preset.saturation)
     brightness, contrast, saturation = (

@@ -17,21 +17,13 @@ from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.samples import find_stored_poses, looks_inverted, notes_on_images
-from binseg.data.sources import tools
+from binseg.data.sources import standards, tools
 from binseg.data.sources.annotations import Annotated, extent_note, read_outlines
 from binseg.data.sources.coco import MARKS, find_coco, read_coco
 from binseg.data.sources.folder import find_folder, nothing_found, read_folder, read_patterns
 from binseg.data.sources.labelled import find_labelled, read_labelled
 from binseg.data.sources.listing import Findings, find_files, holds
 from binseg.data.sources.oxford_pet import download_oxford_pet, find_oxford_pet, read_oxford_pet
-from binseg.data.sources.standards import (
-    find_nnunet,
-    find_voc,
-    find_yolo,
-    read_nnunet,
-    read_voc,
-    read_yolo,
-)
 from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_synthetic
 from binseg.data.sources.tables import find_kaggle, find_manifest, read_kaggle, read_manifest
 from binseg.errors import DataError, ImageError, UsageError
@@ -93,11 +85,11 @@ SOURCES: Mapping[str, Source] = {
     "kaggle": Source("a .csv of run lengths", find_kaggle, read_kaggle,
         "needs a .csv with the columns ImageId and EncodedPixels"),
     "manifest": Source("manifest.csv", find_manifest, read_manifest),
-    "voc": Source("JPEGImages/ + SegmentationClass/", find_voc, read_voc,
+    "voc": Source("JPEGImages/ + SegmentationClass/", standards.find_voc, standards.read_voc,
         "needs JPEGImages/ and SegmentationClass/"),
-    "nnunet": Source("imagesTr/ + labelsTr/", find_nnunet, read_nnunet,
+    "nnunet": Source("imagesTr/ + labelsTr/", standards.find_nnunet, standards.read_nnunet,
         "needs imagesTr/ and labelsTr/"),
-    "yolo": Source("YOLO's data.yaml", find_yolo, read_yolo,
+    "yolo": Source("YOLO's data.yaml", standards.find_yolo, standards.read_yolo,
         "needs a data.yaml with the keys names, train and val"),
     "supervisely": _tool("img/ + ann/", tools.supervisely, find=tools.find_supervisely),
     "folder": Source("images and masks", find_folder, read_folder),
@@ -207,9 +199,8 @@ def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
     assert config.path
     if config.kind == "synthetic" or (config.kind == "auto" and is_synthetic(config.path)):
         if not is_synthetic(config.path):
-            raise UsageError(
-                f"data.kind: synthetic needs data.path: synthetic, not {config.path!r}"
-            )
+            told = f"data.path: synthetic, not {config.path!r}"
+            raise UsageError(f"data.kind: synthetic needs {told}")
         return "synthetic", make_synthetic(parse_synthetic(config.path), progress=progress)
     root, kind = Path(config.path).expanduser(), config.kind
     if config.images is not None and kind == "auto":

@@ -117,28 +117,18 @@ def findings_of(
 ) -> Findings:
     """Make records of a tool's items; images without an entry are left out, and said."""
     if config.foreground is not None:
-        raise DataError(
-            f"{root}: data.foreground is for values of mask files or COCO categories; choose "
-            "outlines by data.labels"
-        )
+        told = "data.foreground is for values of mask files or COCO categories"
+        raise DataError(f"{root}: {told}; choose outlines by data.labels")
     labels, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
     entry_of, as_stored = _by_image(items, FolderImages(folder=root, home=root), problems)
     refuse(root, problems)
-    records = [
-        Record(
-            id=_id_of(path, root),
-            image_path=path,
-            shapes=foreground_of(one.shapes, labels),
-            split=one.split,
-            mask_as_stored=path in as_stored,
-        )
-        for path, one in entry_of.items()
-    ]
-    alone = [
-        Record(id=_id_of(path, root), image_path=path, shapes=())
-        for path in list_folder(root).images
-        if path not in entry_of
-    ]
+    records = []
+    for path, one in entry_of.items():
+        found = Record(id=_id_of(path, root), image_path=path, split=one.split)
+        shapes = foreground_of(one.shapes, labels)
+        records.append(replace(found, shapes=shapes, mask_as_stored=path in as_stored))
+    rest = [path for path in list_folder(root).images if path not in entry_of]
+    alone = [Record(id=_id_of(path, root), image_path=path, shapes=()) for path in rest]
     empty, told = without_mask(alone, len(records), config, root, noun=noun)
     notes = [note, *told]
     if kinds := Counter(kind for one in items for kind in one.left_out):
@@ -264,13 +254,10 @@ def check_outlines(
         wrong.append(f"{image.name}: {scaled}")
     elif not ((corners_N2 >= 0) & (corners_N2 <= ends)).all(axis=1).any():
         wrong.append(f"{told}, and no corner of its outlines lies in it")
-    elif (
-        not wrong and (corners_N2 > MOST_BEYOND * ends).any() and not swaps_sides(info.orientation)
-    ):
+    elif not (wrong or (corners_N2 <= MOST_BEYOND * ends).all() or swaps_sides(info.orientation)):
         x, y = corners_N2.max(axis=0)
-        wrong.append(
-            f"{told}, its outlines reach to {y:.0f}x{x:.0f}: were they drawn at that size?"
-        )
+        reach = f"its outlines reach to {y:.0f}x{x:.0f}"
+        wrong.append(f"{told}, {reach}: were they drawn at that size?")
     return wrong, is_stored
 
 
@@ -313,9 +300,8 @@ def parts_of(rings: Sequence[Ring], label: str) -> tuple[Shape, ...]:
     areas = [Polygon(ring).buffer(0) for ring in rings]
     holes_of: dict[int, list[Ring]] = {}
     for index, area in enumerate(areas):
-        around = [
-            n for n, other in enumerate(areas) if n != index and other.contains_properly(area)
-        ]
+        others = [(n, other) for n, other in enumerate(areas) if n != index]
+        around = [n for n, other in others if other.contains_properly(area)]
         # A ring inside a hole is an island again.
         if len(around) % 2:
             inner = min(around, key=lambda one: areas[one].area)
@@ -350,10 +336,8 @@ def rings_of_mask(mask_HW: Mask, *, left: float = 0.0, top: float = 0.0) -> tupl
     flat = mask_HW.T.ravel().astype(np.int8)
     changes = np.flatnonzero(np.diff(flat, prepend=0))
     runs = np.diff([0, *changes.tolist(), flat.size]).tolist()
-    return tuple(
-        tuple((x + left, y + top) for x, y in ring)
-        for ring in rings_of_runs(runs, height=height, width=width)
-    )
+    rings = rings_of_runs(runs, height=height, width=width)
+    return tuple(tuple((x + left, y + top) for x, y in ring) for ring in rings)
 
 
 def mask_of_png(text: str | bytes) -> Mask:
