@@ -251,10 +251,8 @@ def locked(path: Path, *, timeout: float = 3600.0, tidy: bool = False) -> Iterat
         lock = filelock.FileLock(lock_path)
         lock.acquire(timeout=timeout)
     except filelock.Timeout as error:
-        raise OutputError(
-            f"another process has held {shown(lock_path)} for {timeout:g} s; "
-            "wait for it or stop it, then try again"
-        ) from error
+        told = f"another process has held {shown(lock_path)} for {timeout:g} s"
+        raise OutputError(f"{told}; wait for it or stop it, then try again") from error
     except OSError as error:
         raise output_error(lock_path, error) from error
     try:
@@ -284,9 +282,8 @@ def held(out: Path) -> Iterator[None]:
         locks.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise OutputError(
-            f"{one_line(str(out))}: another command works there; wait, or choose another --out"
-        ) from None
+        told = "another command works there; wait, or choose another --out"
+        raise OutputError(f"{one_line(str(out))}: {told}") from None
     except OSError as error:
         _LOG.warning("%s: can't be locked against other commands (%s)", out, error.strerror)
     token = _HELD.set(_HELD.get() | {place})

@@ -357,24 +357,19 @@ class Report:
             f"mean {name} {self.mean['original'][name]:.4f} {found.get(name) or ''}".rstrip()
             for name in names
         )
-        return (
-            f"<Report {self.title!r}: {told} at original size, images: {self._shape}, "
-            f"threshold {self.threshold:.3f}>"
-        )
+        seen = f"{told} at original size, images: {self._shape}"
+        return f"<Report {self.title!r}: {seen}, threshold {self.threshold:.3f}>"
 
     def _repr_html_(self) -> str:
         """Show the averages as a table in notebooks, with the rules folded below it."""
         if self.is_empty:
             return f"<p>{escape(repr(self))}</p>"
         names = list(self.mean["original"])
-        head = "".join(f"<th>{escape(name)}</th>" for name in names)
-        rows = "".join(
-            f"<tr><th>{label}, {size} size</th>"
-            + "".join(f"<td>{table[size][name]:.4f}</td>" for name in names)
-            + "</tr>"
-            for label, table in (("mean over images", self.mean), ("pooled pixels", self.pooled))
-            for size in table
-        )
+        head, rows = "".join(f"<th>{escape(name)}</th>" for name in names), ""
+        for label, table in (("mean over images", self.mean), ("pooled pixels", self.pooled)):
+            for size in table:
+                cells = "".join(f"<td>{table[size][name]:.4f}</td>" for name in names)
+                rows += f"<tr><th>{label}, {size} size</th>{cells}</tr>"
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         return (
             f"<p><b>{escape(self.title)}</b>: images: {self._shape}, threshold "

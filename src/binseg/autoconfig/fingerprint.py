@@ -304,10 +304,8 @@ def _kept(mask_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sizes = [(max(1, round(height * y)), max(1, round(width * x))) for y, x in factors]
         return kept_by_resize(part_HW, sizes)
 
-    return (
-        kept((size / rows, size / columns) for size in SIZES),
-        kept((scale, scale) for scale in SCALES),
-    )
+    by_size = kept((size / rows, size / columns) for size in SIZES)
+    return by_size, kept((scale, scale) for scale in SCALES)
 
 
 def _window(mask_HW: np.ndarray) -> np.ndarray:

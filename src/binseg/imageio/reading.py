@@ -11,19 +11,8 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import ImageError
+from binseg.imageio import decoding
 from binseg.imageio.cage import Cage, CagedImage
-from binseg.imageio.decoding import (
-    Colours,
-    Cover,
-    Decoder,
-    ImageInfo,
-    Labels,
-    Pixels,
-    ReadAs,
-    Reduction,
-    Valid,
-    one_line,
-)
 from binseg.imageio.formats import HEAD, decoder_of, format_of, opened
 from binseg.imageio.metadata import Georeference, PixelSize, georeference_of, pixel_size_of
 from binseg.imageio.windows import Windows, is_for_windows, open_windows
@@ -36,13 +25,13 @@ _cages: dict[int, Cage] = {}
 _lock = threading.Lock()
 
 
-def probe(path: Path) -> ImageInfo:
+def probe(path: Path) -> decoding.ImageInfo:
     """Read an image's header only; of many pages, the first page's. Raises ImageError."""
     with _decoder(path, any_page=True) as decoder:
         return decoder.info()
 
 
-def read_image(path: Path, *, page: int | None = None) -> Pixels:
+def read_image(path: Path, *, page: int | None = None) -> decoding.Pixels:
     """Read an image as it is meant to be seen: turned by its EXIF, palette applied, no alpha.
 
     Args:
@@ -60,13 +49,15 @@ def read_image(path: Path, *, page: int | None = None) -> Pixels:
         return decoder.image()
 
 
-def read_palette(path: Path, *, page: int | None = None) -> Colours | None:
+def read_palette(path: Path, *, page: int | None = None) -> decoding.Colours | None:
     """Read the colours that an image's indices stand for, or None where it has no palette."""
     with _decoder(path, page=page) as decoder:
         return decoder.palette()
 
 
-def read_labels(path: Path, *, page: int | None = None, read_as: ReadAs = "colours") -> Labels:
+def read_labels(
+    path: Path, *, page: int | None = None, read_as: decoding.ReadAs = "colours"
+) -> decoding.Labels:
     """Read a mask's integers H x W, or colours, as `read_as` says; ImageError for fractions."""
     with _decoder(path, page=page) as decoder:
         if read_as != "alpha":
@@ -75,15 +66,15 @@ def read_labels(path: Path, *, page: int | None = None, read_as: ReadAs = "colou
         return np.full((info.height, info.width), 255, np.uint8) if opacity is None else opacity
 
 
-def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
+def read_pixels(path: Path, *, page: int | None = None) -> tuple[decoding.Pixels, decoding.Valid]:
     """Read an image, and False where it has no data (filled with the channel's median), or None."""
     with _decoder(path, page=page) as decoder:
         return decoder.image(), decoder.valid()
 
 
 def read_reduced(
-    source: Path | bytes, reduction: Reduction, *, name: str = "", page: int | None = None
-) -> tuple[Pixels, Valid, tuple[int, int]]:
+    source: Path | bytes, reduction: decoding.Reduction, *, name: str = "", page: int | None = None
+) -> tuple[decoding.Pixels, decoding.Valid, tuple[int, int]]:
     """Do as `read_pixels`, averaging a JPEG as `reduction` says of its size, which comes too."""
     with _decoder(source, name=name, page=page) as decoder:
         info = decoder.info()
@@ -91,14 +82,14 @@ def read_reduced(
         return decoder.reduced(reduction(size)), decoder.valid(), size
 
 
-def read_cover(source: Path | bytes, *, page: int | None = None) -> Cover:
+def read_cover(source: Path | bytes, *, page: int | None = None) -> decoding.Cover:
     """Read the transparency and the ICC profile of the colours; raises as `read_image`."""
     name = "the image" if isinstance(source, bytes) else ""
     with _decoder(source, name=name, page=page) as decoder:
         return decoder.cover()
 
 
-def decode_image(data: bytes, *, name: str) -> Pixels:
+def decode_image(data: bytes, *, name: str) -> decoding.Pixels:
     """Read an image from memory, which errors call `name`; see `read_image`."""
     with _decoder(data, name=name) as decoder:
         return decoder.image()
@@ -138,8 +129,8 @@ def caged_windows(path: Path) -> AbstractContextManager[Windows]:
 
 def _decoder(
     source: Path | bytes, *, name: str = "", **asked: Any
-) -> AbstractContextManager[Decoder]:
-    name = name or one_line(source)  # bytes have a name
+) -> AbstractContextManager[decoding.Decoder]:
+    name = name or decoding.one_line(source)  # bytes have a name
     cage = _cage_for(source)
     return (decoder_of if cage is None else cage.open)(source, name=name, **asked)
 

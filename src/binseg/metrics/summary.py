@@ -244,13 +244,13 @@ def report_as_dict(report: Report) -> dict[str, object]:
     plain = _plain(report)
     outline = {name: plain.pop(name) for name in ("tolerance", "unit", "spacing")}
     method = f"percentile bootstrap by {plain.pop('resampled')}"
-    bootstrap = {"level": LEVEL, "method": method}
+    about = {"level": LEVEL, "method": method}
     sweep = report.sweep
     return {
         "bundle": plain.pop("bundle_id"),
         "num_images": len(report.images),
         **plain,
-        "intervals": bootstrap | plain["intervals"] if report.intervals else None,
+        "intervals": about | plain["intervals"] if report.intervals else None,
         "outline": {**outline, "scores": plain["outline"]},
         "calibration": report.calibration
         and {**plain["calibration"]["scores"], "bins": plain["calibration"]["bins"]},

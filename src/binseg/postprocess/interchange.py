@@ -38,21 +38,15 @@ def geojson(
     figures = {one.label: one.as_row() for one in objects}
     features = []
     for label, alike in groupby(polygons, key=attrgetter("label")):
-        parts = [
-            [_closed(ring, transform, project) for ring in (one.exterior, *one.holes)]
-            for one in alike
-        ]
+        rings = [(one.exterior, *one.holes) for one in alike]
+        parts = [[_closed(ring, transform, project) for ring in each] for each in rings]
         geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": parts}
         if len(parts) == 1:
             geometry = {"type": "Polygon", "coordinates": parts[0]}
-        facts = figures.get(label, {"label": label})
-        features.append({"type": "Feature", "id": label, "properties": facts, "geometry": geometry})
-    whole: dict[str, Any] = {"type": "FeatureCollection"}
-    whole["binseg"] = {
-        "coordinates": "map" if transform else "pixels, y downwards",
-        **(properties or {}),
-    }
-    return {**whole, "features": features}
+        feature = {"type": "Feature", "id": label, "geometry": geometry}
+        features.append({**feature, "properties": figures.get(label, {"label": label})})
+    facts = {"coordinates": "map" if transform else "pixels, y downwards", **(properties or {})}
+    return {"type": "FeatureCollection", "binseg": facts, "features": features}
 
 
 def _closed(ring: Ring, transform: Affine | None, project: Project | None) -> list[list[float]]:
@@ -109,16 +103,10 @@ def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
                 ]
                 flat = np.array([x for ring in path for order in ring for x in order], np.float32)
                 (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-                roi = ImagejRoi(
-                    left=int(left),
-                    top=int(top),
-                    right=int(right),
-                    bottom=int(bottom),
-                    roitype=ROI_TYPE.RECT,
-                    name=name,
-                    shape_roi_size=len(flat),
-                    multi_coordinates=flat,
-                )
+                box = {"left": left, "top": top, "right": right, "bottom": bottom}
+                roi = ImagejRoi(roitype=ROI_TYPE.RECT, name=name, multi_coordinates=flat,
+                    shape_roi_size=len(flat), **{side: int(at) for side, at in box.items()},
+                )  # fmt: skip
             # One date for all, so that equal masks give equal files.
             archive.writestr(zipfile.ZipInfo(f"{name}.roi"), roi.tobytes())
     return whole.getvalue()
@@ -160,42 +148,27 @@ def coco(
     for number, (name, mask_HW, polygons, objects) in enumerate(results, start=1):
         height, width = mask_HW.shape
         images.append({"id": number, "file_name": name, "height": height, "width": width})
-        of_label = {
-            label: list(alike) for label, alike in groupby(polygons, key=attrgetter("label"))
-        }
+        by_label = groupby(polygons, key=attrgetter("label"))
+        of_label = {label: list(alike) for label, alike in by_label}
         labels_HW, _ = label_objects(mask_HW)
         for one in objects:
             parts = of_label[one.label]
-            has_holes = any(part.holes for part in parts)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": 1,
-                    "bbox": [one.left, one.top, one.width, one.height],
-                    "area": one.area,
-                    "iscrowd": 0,
-                    "segmentation": (
-                        _rle_of_object(labels_HW, one)
-                        if has_holes
-                        else [[_plain(v) for v in part.exterior.ravel().tolist()] for part in parts]
-                    ),
-                    **({} if one.mean_probability is None else {"score": one.mean_probability}),
-                }
-            )
-    return {
-        "info": dict(info or {}),
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": category}],
-    }
+            segmentation: Any = [[*map(_plain, x.exterior.ravel().tolist())] for x in parts]
+            if any(part.holes for part in parts):
+                segmentation = _rle_of_object(labels_HW, one)
+            facts = {"id": len(annotations) + 1, "image_id": number, "category_id": 1}
+            facts["bbox"] = [one.left, one.top, one.width, one.height]
+            facts |= {"area": one.area, "iscrowd": 0, "segmentation": segmentation}
+            if one.mean_probability is not None:
+                facts["score"] = one.mean_probability
+            annotations.append(facts)
+    whole = {"info": dict(info or {}), "images": images, "annotations": annotations}
+    return {**whole, "categories": [{"id": 1, "name": category}]}
 
 
 def _rle_of_object(labels_HW: Int32[np.ndarray, "H W"], one: FoundObject) -> dict[str, Any]:
     box = (slice(one.top, one.top + one.height), slice(one.left, one.left + one.width))
-    columns, rows = np.nonzero(
-        np.equal(labels_HW[box].T, one.label)
-    )  # column by column, as COCO counts
+    columns, rows = np.nonzero(np.equal(labels_HW[box].T, one.label))  # as COCO counts
     places = (columns + one.left) * len(labels_HW) + rows + one.top
     breaks = np.flatnonzero(np.diff(places) != 1)
     starts, ends = places[[0, *(breaks + 1)]], places[[*breaks, -1]] + 1

@@ -60,10 +60,8 @@ def readable(text: str) -> str:
     'cat\ufffd[31m\\udcff'
     """
     whole = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(
-        "\ufffd" if unicodedata.category(letter) == "Cc" and letter not in "\n\t" else letter
-        for letter in whole
-    )
+    odd = {x for x in whole if unicodedata.category(x) == "Cc" and x not in "\n\t"}
+    return whole.translate(dict.fromkeys(map(ord, odd), "\ufffd"))
 
 
 @cache
@@ -109,6 +107,7 @@ def write_doctor_page(
     for finding in findings:
         of_code[finding.code].append(finding)
     counts, _ = np.histogram(np.asarray(shares), bins=20, range=(0.0, 1.0))
+    drawn = {id_: Image.fromarray(thumb) for id_, thumb in thumbs.items()}
     page = render(
         "doctor.html",
         title=title,
@@ -118,10 +117,7 @@ def write_doctor_page(
         num_masks=len(shares),
         bars=counts.tolist(),
         kinds=[(titles.get(code, code), alike) for code, alike in of_code.items()],
-        uris={
-            id_: data_uri(Image.fromarray(thumb), "jpeg", quality=82)
-            for id_, thumb in thumbs.items()
-        },
+        uris={id_: data_uri(one, "jpeg", quality=82) for id_, one in drawn.items()},
         most_findings=MAX_FINDINGS_SHOWN,
         most_images=MAX_IMAGES_SHOWN,
     )

@@ -63,24 +63,17 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
     for name, several in runs_of.items():
         try:
             image = images.find_loosely(name)
-            height, width = annotations.size_of(image)
-            drawn[image] = [
-                (runs, label)
-                for text, label in several
-                if (runs := _runs_of_text(text, height, width))
-            ]
+            size = annotations.size_of(image)
+            read = [(_runs_of_text(text, *size), label) for text, label in several]
+            drawn[image] = [one for one in read if one[0]]
         except ValueError as error:
             problems.append(f"image {name} {error}")
     by_rows, num = agreed([_go_along_rows(*one) for one in spread([*drawn.items()], NUM_LAID)])
-    items = [
-        annotations.Annotated(
-            name=image.name,
-            path=image,
-            shapes=tuple(_shape_of_runs(image, *one, by_rows=bool(by_rows)) for one in several),
-            split=split_of_path(image, root),
-        )
-        for image, several in drawn.items()
-    ]
+    items = []
+    for path, runs in drawn.items():
+        shapes = tuple(_shape_of_runs(path, *one, by_rows=bool(by_rows)) for one in runs)
+        one = annotations.Annotated(name=path.name, path=path, shapes=shapes)
+        items.append(replace(one, split=split_of_path(path, root)))
     findings = annotations.findings_of(items, root, config, problems=problems)
     told = f"along the rows, as {num} outlines tell" if by_rows else "down the columns"
     doubt = " (their outlines don't tell it: look at them)" if by_rows is None else ""
