@@ -329,7 +329,7 @@ def size(at: cost.Situation) -> cost.Choice:
     reason = f"a perfect mask keeps Dice {_between(facts.kept_at_size, size):.3f} there"
     if size < sizes[-1]:
         reason += f"; larger inputs would leave time for fewer than {asked:,} of them"
-    return size, f"{reason}; each image is seen {times(often)}"
+    return size, f"{reason}; each image is seen {cost.times(often)}"
 
 
 def _patch_size(at: cost.Situation) -> cost.Choice:

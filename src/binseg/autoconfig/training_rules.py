@@ -85,7 +85,7 @@ def _is_repetitive(at: cost.Situation) -> bool:
 def preset(at: cost.Situation) -> cost.Choice:
     """Choose how strongly the images are augmented."""
     images = counted(at.fingerprint.num_train, "training image", "training images")
-    seen = f"{images}, each seen {times(num_passes(at))}"
+    seen = f"{images}, each seen {cost.times(cost.num_passes(at))}"
     if _is_repetitive(at):
         if is_coarse(at):
             return "strong", f"{seen}: repeats must vary"
