@@ -22,8 +22,11 @@ from binseg.storage import read_bytes, write_text
 from binseg.types import Record, Split
 
 _OTHER_NAMES: Mapping[str, Split] = {
-    "training": "train", "testing": "test",
-    "valid": "val", "validation": "val", "dev": "val",
+    "training": "train",
+    "testing": "test",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
 }
 _LEFT_OUT = "none"  # word in a split file for an image in no split
 

@@ -17,7 +17,12 @@ _WORLD_SUFFIXES = {".tif": ".tfw", ".tiff": ".tfw", ".jpg": ".jgw", ".jpeg": ".j
 """Usual ending of world files; also with a w behind the image's own, or .wld."""
 MICROMETRES = {
     **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer"), 1.0),
-    "nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "centimeter": 1e4,
+    "nm": 1e-3,
+    "nanometer": 1e-3,
+    "mm": 1e3,
+    "millimeter": 1e3,
+    "cm": 1e4,
+    "centimeter": 1e4,
 }
 """Lengths of units by their names in ImageJ, OME and OME-Zarr."""
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, tifffile.TiffFileError)

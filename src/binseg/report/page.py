@@ -207,8 +207,13 @@ def _card(item: GalleryItem, number: int) -> dict[str, object]:
         for each in (image_HW3, errors_HW3)
     )
     return {
-        "number": number, "id": item.id, "dice": f"Dice {item.dice:.4f}",
-        "width": size[1], "height": size[0], "image": image, "errors": errors,
+        "number": number,
+        "id": item.id,
+        "dice": f"Dice {item.dice:.4f}",
+        "width": size[1],
+        "height": size[0],
+        "image": image,
+        "errors": errors,
         # In the error map these are the colours of what only the truth has, or the prediction.
         "truth": _layer(truth_HW & valid_HW, ERROR_COLOURS[MISSED]),
         "prediction": _layer(prediction_HW, ERROR_COLOURS[EXTRA]),
