@@ -171,7 +171,6 @@ def _boundary(pixels: _Pixels, *, width: float, border_weight: float, smooth: fl
 
 @torch.no_grad()
 def _border_band(pixels: _Pixels, width: int) -> Tensor:
-    """Mark where valid foreground and valid background both lie within `width` pixels."""
     near = partial(functional.max_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
     is_foreground_B1HW = pixels.target_B1HW > 0.5
     foreground_B1HW = (pixels.valid_B1HW & is_foreground_B1HW).float()

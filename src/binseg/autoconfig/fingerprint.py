@@ -235,7 +235,6 @@ def take_fingerprint(
 
 
 def _choose(records: Sequence[Record], num: int, seed: int) -> list[Record]:
-    """Choose records at random, or evenly spread over the pages of stacks."""
     if len(records) <= num or any(record.page is not None for record in records):
         return spread(records, num)
     rows = np.sort(np.random.default_rng(seed).permutation(len(records))[:num])

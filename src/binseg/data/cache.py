@@ -171,7 +171,6 @@ def _num_decoders(records: Sequence[Record]) -> int:
 def _build(
     place: Path, records: Sequence[Record], read: Read, decode: Decode, progress: Progress
 ) -> None:
-    """Decode all records into `place`, which appears only when it is whole."""
     failed: list[str] = []
     temporary = place.with_suffix(".building")
     # Ours alone: the caller holds the lock, so one that is there was left by a killed run.

@@ -143,10 +143,8 @@ def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], 
     records = dataset.records
     missing = [record.id for record in records if record.split is None]
     if len(missing) == len(records):
-        raise DataError(
-            f"{dataset.root}: the data has no split of its own; use data.split.method: ratio, "
-            "kfold or file"
-        )
+        told = "the data has no split of its own; use data.split.method: ratio, kfold or file"
+        raise DataError(f"{dataset.root}: {told}")
     if missing:
         raise DataError(
             f"{dataset.root}: {counted(len(missing), 'image has', 'images have')} no split while "
@@ -169,15 +167,11 @@ def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], 
 def _from_file(dataset: Dataset, path: Path) -> tuple[dict[str, Split | None], str]:
     split_of = read_split(path)
     ids = {record.id for record in dataset.records}
-    missing = sorted(ids - split_of.keys())
-    if missing:
-        raise DataError(
-            f"{path}: has no line for {len(missing)} of {len(ids)} images of {dataset.root} "
-            f"({name_some(missing)}); is it the split of this data?"
-        )
-    strange = sorted(split_of.keys() - ids)
+    if missing := sorted(ids - split_of.keys()):
+        told = f"has no line for {len(missing)} of {len(ids)} images of {dataset.root}"
+        raise DataError(f"{path}: {told} ({name_some(missing)}); is it the split of this data?")
     note = f"split from {path}"
-    if strange:
+    if strange := sorted(split_of.keys() - ids):
         note += f" ({len(strange)} of its ids are not in the data: {name_some(strange)})"
     return split_of, note
 
@@ -186,10 +180,8 @@ def _by_fold(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], s
     free = [record for record in dataset.records if record.split != "test"]
     members = _groups(free, seed=config.seed)
     if len(members) < config.folds:
-        raise DataError(
-            f"{dataset.root}: {len(members)} groups of images can't make {config.folds} folds; "
-            "use a smaller data.split.folds"
-        )
+        told = f"{len(members)} groups of images can't make {config.folds} folds"
+        raise DataError(f"{dataset.root}: {told}; use a smaller data.split.folds")
     dealt = _deal(members, [len(free) / config.folds] * config.folds)
     split_of: dict[str, Split] = {record.id: "test" for record in dataset.records}
     for group, fold in zip(members, dealt, strict=True):
@@ -204,10 +196,8 @@ def _by_ratio(
 ) -> dict[str, Split]:
     members = _groups(records, seed=seed)
     if len(members) < 2:
-        raise DataError(
-            f"{len(members)} group of images can't be split into train and val; at least 2 are "
-            "needed, and 3 for a test (groups stay whole)"
-        )
+        told = "at least 2 are needed, and 3 for a test (groups stay whole)"
+        raise DataError(f"{len(members)} group of images can't be split into train and val; {told}")
     if len(members) == 2:
         shares = (shares[0], shares[1], 0.0)
     goals = [share / sum(shares) * len(records) for share in shares]
@@ -230,10 +220,8 @@ def _by_block(records: Sequence[Record], shares: tuple[float, float, float]) -> 
         members.setdefault(_group(record), []).append(record)
     names = [name for name, share in zip(SPLITS, shares, strict=True) if share > 0]
     if len(members) < len(names):
-        raise DataError(
-            f"{len(members)} groups of images can't be split into {', '.join(names)}; groups "
-            "stay whole: lower data.page_group"
-        )
+        told = f"{len(members)} groups of images can't be split into {', '.join(names)}"
+        raise DataError(f"{told}; groups stay whole: lower data.page_group")
     ends = np.cumsum([share for share in shares if share > 0]) * len(records)
     split_of: dict[str, Split] = {}
     place = num_here = num_before = 0
@@ -274,10 +262,8 @@ def _with_gap(
             way_on = "use data.split.method: block, which has fewer seams"
             if method == "block":
                 way_on = "give that split a larger share in data.split.ratios"
-            raise DataError(
-                f"{root}: a gap of {gap} pages leaves nothing of {split}; lower data.split.gap, "
-                f"or {way_on}"
-            )
+            told = f"a gap of {gap} pages leaves nothing of {split}"
+            raise DataError(f"{root}: {told}; lower data.split.gap, or {way_on}")
     return kept
 
 
@@ -313,13 +299,10 @@ def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
     for record in records:
         if record.group is not None and record.split is not None:
             splits_of[record.group].add(record.split)
-    torn = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
-    if torn:
-        told = counted(len(torn), "group is", "groups are")
-        raise DataError(
-            f"{root}: {told} in more than one split ({name_some(torn)}); a group holds images that "
-            "resemble one another and must stay in one"
-        )
+    if torn := sorted(group for group, splits in splits_of.items() if len(splits) > 1):
+        told = f"{counted(len(torn), 'group is', 'groups are')} in more than one split"
+        why = "a group holds images that resemble one another and must stay in one"
+        raise DataError(f"{root}: {told} ({name_some(torn)}); {why}")
 
 
 TRIES, FOLD_TRIES = 20, 100  # splits that are tried; folds need more luck
@@ -367,18 +350,13 @@ def seed_for_folds(whole: Dataset, config: SplitConfig) -> int:
     """Find a seed with which every fold of `config` (kfold) has foreground; DataError without."""
     holds = foreground_in(whole.rule)
     for seed in range(config.seed, config.seed + FOLD_TRIES):
-        folds = (
-            assign_splits(whole, config.model_copy(update={"fold": fold, "seed": seed}))
-            for fold in range(config.folds)
-        )
+        changes = ({"fold": fold, "seed": seed} for fold in range(config.folds))
+        folds = (assign_splits(whole, config.model_copy(update=change)) for change in changes)
         if not any({"train", "val"} & {*lacking(each.with_truth(), holds)} for each in folds):
             return seed
-    raise DataError(
-        f"{whole.root}: none of {FOLD_TRIES} seeds gives each of {config.folds} folds an image "
-        "that holds foreground; ask for fewer folds"
-    )
+    told = f"none of {FOLD_TRIES} seeds gives each of {config.folds} folds an image"
+    raise DataError(f"{whole.root}: {told} that holds foreground; ask for fewer folds")
 
 
 def _badness(without: Sequence[str]) -> tuple[bool, ...]:
-    """Tell how much is missing: empty for nothing; else to be compared, the worse the greater."""
     return tuple(split in without for split in SPLITS) if without else ()

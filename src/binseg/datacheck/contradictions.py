@@ -141,7 +141,6 @@ def _best_shift(model_HW: Mask, mask_HW: Mask) -> float:
 
 
 def _swaps(seen: Sequence[Compared]) -> Float64[np.ndarray, " N"]:
-    """Find for each mask how well it fits the best of the other images' predictions."""
     if len(seen) < 2:
         return np.zeros(len(seen))
     masks_NP = np.stack([one.mask_hw.ravel() for one in seen])

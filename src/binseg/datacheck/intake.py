@@ -60,7 +60,6 @@ def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
 
 
 def _left_out(dataset: Dataset, config: DataConfig) -> list[Finding]:
-    """Name the images of a folder that are left out for want of a mask."""
     if dataset.kind != "folder" or config.missing != "skip":
         return []
     _, findings = _pairs(dataset.root, config)

@@ -145,18 +145,13 @@ def look_at_all(
         looks = map_ordered(lambda record: _look_at(record, dataset), records, ahead=_AHEAD)
     else:
         if odd := {record.id for record in records} ^ set(known):
-            raise DataError(
-                f"{len(odd)} images ({min(odd)} first) are in the data or in the shards alone: the "
-                "data changed; run the shards again"
-            )
+            told = f"{len(odd)} images ({min(odd)} first) are in the data or in the shards alone"
+            raise DataError(f"{told}: the data changed; run the shards again")
         looks = (_known_look(record, known[record.id]) for record in records)
     found = list(track(looks, progress=progress, label="looking", total=len(records)))
-    return Evidence(
-        dataset=dataset,
-        looks=tuple(one for one in found if isinstance(one, Look)),
-        unread=tuple(one for one in found if isinstance(one, Problem)),
-        progress=progress,
-    )
+    seen = tuple(one for one in found if isinstance(one, Look))
+    unread = tuple(one for one in found if isinstance(one, Problem))
+    return Evidence(dataset=dataset, looks=seen, unread=unread, progress=progress)
 
 
 def _look_at(record: Record, dataset: Dataset) -> Look | Problem:

@@ -233,7 +233,6 @@ def moved(
 
 
 def _places(cut: _Cut) -> Float32[np.ndarray, "2 P P"]:
-    """Give the rows and columns of a core at which a part's pixels lie."""
     degrees, size, down, right = cut
     at_P = (np.arange(_PATCH) + 0.5) / _PATCH * 2 - 1
     rows_PP, columns_PP = np.meshgrid(at_P, at_P, indexing="ij")

@@ -226,7 +226,6 @@ def _fact(found: Any) -> dict[str, Any]:
 
 
 def _share(descriptor: int, decoded: np.ndarray, valid_HW: decoding.Valid) -> dict[str, Any]:
-    """Put pixels, and where they are valid, into shared memory, if they fit."""
     native = decoded.dtype.newbyteorder("=")
     image = np.ascontiguousarray(decoded, native)
     valid = b"" if valid_HW is None else np.ascontiguousarray(valid_HW).data.cast("B")

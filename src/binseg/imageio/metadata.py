@@ -138,7 +138,6 @@ def georeference_of(path: Path) -> Georeference | None:
 
 
 def _copied(tags: dict[int, Any]) -> tuple[tuple[int, int, int, Any, bool], ...]:
-    """Copy a GeoTIFF's keys, of pixels' corners, as the transform is."""
     keys = [int(one) for one in tags.get(_KEYS, ())]
     for at in range(4, len(keys) - 3, 4):
         if keys[at] == _RASTER_TYPE:
@@ -155,7 +154,6 @@ def _copied(tags: dict[int, Any]) -> tuple[tuple[int, int, int, Any, bool], ...]
 
 
 def _of_corners(transform: _Transform) -> _Transform:
-    """Move a transform of the middle of pixels to their corners."""
     a, b, c, d, e, f = transform
     return a, b, c - a / 2 - b / 2, d, e, f - d / 2 - e / 2
 

@@ -148,7 +148,6 @@ class TiffImage(decoding.Decoder):
 
     @cached_property
     def _nodata(self) -> float | None:
-        """The value that GDAL's tag declares to be none."""
         tag = self.page.tags.get(_GDAL_NODATA)
         try:
             return None if tag is None else float(str(tag.value).strip("\0 "))
@@ -181,7 +180,6 @@ class TiffImage(decoding.Decoder):
 
     @cached_property
     def _stored(self) -> decoding.Stored:
-        """The numbers in the file, all samples, channels last."""
         for one in self.pages:
             _check_packing(self.name, one)
             tiff_parts.check_pieces(one)
@@ -263,10 +261,8 @@ def open_tiff(handle: decoding.Handle, *, name: str, page: int | None, any_page:
     """Read the tags of one image (of the first with `any_page`); ImageError if it can't be read."""
     content = tiff_parts.list_tiff(handle)
     if content.num_hidden:
-        raise ImageError(
-            f"{name}: an ImageJ stack of {content.num_hidden} images under one page; save it as "
-            "BigTIFF, or as one file an image"
-        )
+        told = f"an ImageJ stack of {content.num_hidden} images under one page"
+        raise ImageError(f"{name}: {told}; save it as BigTIFF, or as one file an image")
     if page is None and (num := content.num_pages) > 1 and not any_page:
         raise ImageError(f"{name}: a stack of {num} pages; name one of them, 0 to {num - 1}")
     image = image_of(content, 0 if page is None else page, name=name)
@@ -321,16 +317,13 @@ def _check_packing(name: str, page: tifffile.TiffPage) -> None:
     packed = min(sum(page.databytecounts), page.parent.filehandle.size)  # pieces may overlap
     piece = page.tilewidth * page.tilelength * page.tiledepth if page.is_tiled else 0
     piece *= page.samplesperpixel * page.dtype.itemsize if page.dtype is not None else 0
+    way_on = "the file is damaged or made to fill the memory; get it anew or leave it out"
     if piece > _LARGEST_TILE and piece > 2 * page.nbytes:
-        raise ImageError(
-            f"{name}: tiles of {page.tilewidth} x {page.tilelength} pixels, far larger than the "
-            "image: the file is damaged or made to fill the memory; get it anew or leave it out"
-        )
+        told = f"tiles of {page.tilewidth} x {page.tilelength} pixels, far larger than the image"
+        raise ImageError(f"{name}: {told}: {way_on}")
     if page.nbytes > _UNQUESTIONED and page.nbytes > _MOST_PACKED * packed:
-        raise ImageError(
-            f"{name}: {page.nbytes / 1e6:,.0f} MB of pixels from {packed:,} bytes: the file is "
-            "damaged or made to fill the memory; get it anew or leave it out"
-        )
+        told = f"{page.nbytes / 1e6:,.0f} MB of pixels from {packed:,} bytes"
+        raise ImageError(f"{name}: {told}: {way_on}")
 
 
 def _rgb_of_cmyk(pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W 3"]:
@@ -342,7 +335,6 @@ def _rgb_of_cmyk(pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H 
 
 
 def _whole(values: decoding.Pixels, *, name: str) -> decoding.Pixels:
-    """Labels that were saved as floats, as integers again."""
     finite = decoding.finite_float32(values, name=name)
     rounded = np.rint(finite)
     if (rounded != finite).any() or np.abs(rounded).max() > 2**24:

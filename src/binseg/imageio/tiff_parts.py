@@ -201,10 +201,8 @@ class Pieces:
         self.is_plain = _is_plain(page)  # True if its rows lie in the file as they are in memory
         num_bytes = math.prod(self._grid) * self._samples * self._dtype.itemsize
         if not self.is_plain and num_bytes > _LARGEST_PIECE:
-            raise ImageError(
-                f"{name}: packed in pieces of {num_bytes / 1e9:,.1f} GB, which can't be read by "
-                "windows; save it in tiles of 256 x 256 to 1024 x 1024"
-            )
+            told = f"packed in pieces of {num_bytes / 1e9:,.1f} GB, which can't be read by windows"
+            raise ImageError(f"{name}: {told}; save it in tiles of 256 x 256 to 1024 x 1024")
 
     def read(self, top: int, left: int, height: int, width: int) -> Stored:
         """Read a window that lies inside the page; the samples of all planes are last."""
@@ -259,7 +257,6 @@ class Pieces:
 
 
 def _is_plain(page: tifffile.TiffPage) -> bool:
-    """Tell whether the rows lie in the file as they are in memory."""
     assert page.dtype is not None
     return (
         not page.is_tiled

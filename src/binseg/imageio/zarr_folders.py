@@ -74,10 +74,8 @@ class ZarrWindows:
         whole = self._chunk | {"c": max(self._channels, self._chunk.get("c", 1))}
         chunk = math.prod(whole.values()) * array.dtype.itemsize
         if chunk > _LARGEST_CHUNK:
-            raise ImageError(
-                f"{self.name}: chunks of {chunk / 1e9:,.1f} GB, which can't be read by windows; "
-                "save it in chunks of 256 x 256 to 1024 x 1024"
-            )
+            told = f"chunks of {chunk / 1e9:,.1f} GB, which can't be read by windows"
+            raise ImageError(f"{self.name}: {told}; save it in chunks of 256 x 256 to 1024 x 1024")
         self._cache = decoding.Cache()
         sizes = [MICROMETRES.get(units.get(x) or "", 0.0) * scales.get(x, 0.0) for x in "yx"]
         self.pixel_size = PixelSize(height=sizes[0], width=sizes[1]) if min(sizes) > 0 else None
@@ -131,7 +129,6 @@ def _plain_axes(shape: Sequence[int], name: str) -> tuple[str, ...]:
 def _image_of(
     group: Any, name: str
 ) -> tuple[Any, tuple[str, ...], dict[str, float], dict[str, str | None]]:
-    """The full resolution of an image group, with its axes, scales and units."""
     attributes: Mapping[str, Any] = group.attrs.asdict()
     attributes = attributes.get("ome", attributes)
     if "plate" in attributes or "well" in attributes:

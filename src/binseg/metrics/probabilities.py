@@ -97,7 +97,6 @@ def summarise_calibration(
 
 
 def _score_sums(sums_RK: Float64[np.ndarray, "R K"]) -> dict[str, Float64[np.ndarray, " R"]]:
-    """Score each row of sums; a data set without a valid pixel gets 0."""
     bins_R3B = sums_RK[:, -3 * NUM_BINS :].reshape(-1, 3, NUM_BINS)
     num_R = np.maximum(1.0, bins_R3B[:, 0].sum(axis=1))
     errors = enumerate(metrics_of(ProbabilityMetric))
@@ -204,10 +203,8 @@ class ProbabilityTally:
     def choose(self) -> ThresholdChoice:
         """Choose the best mean Dice, or pooled if most are empty, mid-plateau; DataError."""
         if not self._num_images:
-            raise DataError(
-                "a threshold can't be chosen: no validation image has a pixel that isn't ignored; "
-                "check the split, or give a fixed threshold"
-            )
+            told = "a threshold can't be chosen: no validation image has a pixel that isn't ignored"
+            raise DataError(f"{told}; check the split, or give a fixed threshold")
         is_pooled = is_mostly_empty(self._num_empty, self._num_images)
         dice_T = self._dice_T / self._num_images
         if is_pooled:

@@ -108,7 +108,6 @@ def _of_pixels(upper: tuple[int, ...], lower: tuple[int, ...]) -> Ratio:
 
 
 def _of_objects(upper: tuple[int, ...], lower: tuple[int, ...]) -> Ratio:
-    """Weigh true, predicted and matched objects, and the sum of IoU of the matched ones."""
     return _ratio(upper, lower, nothing=(1, 1, 0, 0))
 
 

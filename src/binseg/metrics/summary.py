@@ -52,14 +52,7 @@ def summarise(
     notes: Sequence[str] = (),
     num_resamples: int = NUM_RESAMPLES,
 ) -> Report:
-    """Average the scores over images, pool the counts, and say the rules that were used.
-
-    All images are counted at the same sizes; `reliabilities` are of those with a valid pixel, in
-    their order, and `tally` of the same; without them there is no calibration and no sweep.
-    `border` says what became of the border class, `by` names columns to slice by; 0 resamples leave
-    intervals out. Raises DataError without a valid pixel, UsageError where no image has such a
-    column.
-    """
+    """Average scores over images, pool counts, add the rules; DataError, UsageError (`by`)."""
     assert all(one.counts.keys() == images[0].counts.keys() for one in images), "one set of sizes"
     scored = {size: scored_images(images, size) for size in images[0].counts} if images else {}
     if not scored or not all(scored.values()):

@@ -105,7 +105,6 @@ def _box_of(mask_HW: Mask) -> tuple[slice, slice]:
 
 
 def _outline_points(mask_HW: Mask) -> Float64[np.ndarray, "N 2"]:
-    """Rows and columns of the pixels with one of 4 neighbours outside; no mask touches the edge."""
     inner_HW = mask_HW.copy()
     inner_HW[1:-1] &= mask_HW[:-2] & mask_HW[2:]
     inner_HW[:, 1:-1] &= mask_HW[:, :-2] & mask_HW[:, 2:]

@@ -97,11 +97,7 @@ class Bundle:
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read and check a bundle: its folder, its zip, or a run's folder that holds `bundle/`.
-
-    Every format version, newer ones included, keeps SHA256SUMS and a card.json with a
-    `format_version`; so a bundle of the future is told from a damaged one. Raises BundleError.
-    """
+    """Read and check a bundle: its folder, its zip, or a run's folder. Raises BundleError."""
     files = find_files(Path(path))
     sums = _parse_sums(files)
     card = _parse_card(_checked(files, CARD, sums), files)
@@ -113,16 +109,15 @@ def read_bundle(path: str | Path) -> Bundle:
     shape = card.preprocessing
     if files.size(REFERENCE) < shape.height * shape.width * (shape.channels + 4):
         # So nobody claims inputs larger than those that the bundle brings.
-        raise BundleError(
-            f"{files.path}: the card claims inputs of {shape.height}x{shape.width}x"
-            f"{shape.channels}; {REFERENCE} is cut off, or too small to hold one"
-        )
+        claimed = f"{shape.height}x{shape.width}x{shape.channels}"
+        told = f"the card claims inputs of {claimed}"
+        raise BundleError(f"{files.path}: {told}; {REFERENCE} is cut off, or too small to hold one")
     for name in sorted(set(sums) - {CARD}):
         _checked(files, name, sums)
     if card.id != card.identity(sums):
+        told = f"the id {card.id or '(none)'} on the card doesn't belong to these weights, networks"
         raise BundleError(
-            f"{files.path}: the id {card.id or '(none)'} on the card doesn't belong to these "
-            "weights, networks and preprocessing; files of two bundles were mixed"
+            f"{files.path}: {told} and preprocessing; files of two bundles were mixed"
         )
     return Bundle(path=files.path, card=card, sha256=sums)
 
@@ -232,10 +227,8 @@ def _parse_card(data: bytes, files: BundleFiles) -> Card:
     if type(version) is not int:
         raise BundleError(f"{files.path}: {CARD} states no format version; not a binseg card")
     if version > FORMAT_VERSION:
-        raise BundleError(
-            f"{files.path}: made by a newer binseg (format {version}, this one knows up to "
-            f"{FORMAT_VERSION}); upgrade with: pip install --upgrade binseg"
-        )
+        told = f"made by a newer binseg (format {version}, this one knows up to {FORMAT_VERSION})"
+        raise BundleError(f"{files.path}: {told}; upgrade with: pip install --upgrade binseg")
     try:
         return Card.model_validate_json(data)
     except (ValidationError, UsageError) as error:
@@ -249,10 +242,8 @@ def _checked(files: BundleFiles, name: str, sums: Mapping[str, str]) -> bytes:
     if name.endswith(".safetensors"):
         from_bytes(data, name=f"{files.path}: {name}")
     if _sha256(data) != sums[name]:
-        raise BundleError(
-            f"{files.path}: {name} doesn't match its hash in {SUMS}: it was edited, cut off or "
-            "damaged; copy or download the bundle again"
-        )
+        told = f"{name} doesn't match its hash in {SUMS}: it was edited, cut off or damaged"
+        raise BundleError(f"{files.path}: {told}; copy or download the bundle again")
     return data
 
 
@@ -282,7 +273,6 @@ def _sums(sha256: Mapping[str, str]) -> bytes:
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Refuse a target that holds anything but an older bundle, which may be damaged."""
     try:
         if not folder.exists() and not folder.is_symlink():
             return
@@ -291,11 +281,8 @@ def _check_replaceable(folder: Path) -> None:
         raise OutputError(f"{folder}: can't write a bundle there ({error.strerror})") from None
     foreign = sorted(names - FILES)
     if foreign or (names and SUMS not in names):
-        found = foreign[0] if foreign else sorted(names)[0]
-        raise OutputError(
-            f"{folder}: holds {found}, so it isn't just an older bundle; nothing was overwritten: "
-            "give another folder"
-        )
+        told = f"holds {[*foreign, *sorted(names)][0]}, so it isn't just an older bundle"
+        raise OutputError(f"{folder}: {told}; nothing was overwritten: give another folder")
 
 
 def _scrap_prefix(target: Path) -> str:

@@ -189,7 +189,6 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def _check_tensor(tensor: _Message) -> None:
-    """Refuse a tensor whose numbers aren't as many as its shape says."""
     _, size = _TYPES[tensor[2][0]]
     claimed = math.prod(_integers(tensor[1]))
     there: float = sum(map(len, tensor[9])) / size

@@ -249,11 +249,7 @@ class Facts:
 
 
 def open_file(data: bytes, target: str, *, name: str) -> tuple[Compute, Facts]:
-    """Open an exported file of a target in its runtime; give what computes, and its facts.
-
-    A file for torch is unpickled and may run code: open only those that you made yourself. Raises
-    BundleError where binseg didn't export it for this target, and MissingExtraError.
-    """
+    """Open an exported file in its runtime (torch's runs code); BundleError, MissingExtraError."""
     opener = {"onnx": _open_onnx, "openvino": _open_ir, "torch": _open_program}[target]
     try:
         return opener(data)
@@ -284,7 +280,6 @@ def _open_ir(data: bytes) -> tuple[Compute, Facts]:
 
 
 def _check_ports(given: Port, made: Port, facts: Facts, *, names: tuple[str, ...] = ()) -> None:
-    """Refuse a network that takes or gives something else than the file says."""
     pixels = facts.input["pixels"]
     wanted = (None, None, None, pixels["channels"])
     fits = (

@@ -196,7 +196,6 @@ def _mirrored(num: Size, tile: int, multiple: int, largest: int) -> tuple[Size, 
 
 
 def _fit(num: Size, size: int, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the first pixel, and the number of pixels, that a side takes in a letterbox."""
     taken = torch.clamp(torch.round(_number(num) * factor), 1, size)
     return torch.floor((size - taken) / 2), taken
 

@@ -29,12 +29,7 @@ def geojson(
     transform: Affine | None = None,
     project: Project | None = None,
 ) -> dict[str, Any]:
-    """A FeatureCollection (RFC 7946) with one feature an object.
-
-    `properties` are facts of the whole, as the member `binseg`; `transform` is from pixels to map
-    coordinates (without one, coordinates are pixels with y downwards, which the file says),
-    `project` from these to longitudes and latitudes, N x 2.
-    """
+    """A FeatureCollection (RFC 7946), in pixels, or `transform`ed to a map and `project`ed."""
     figures = {one.label: one.as_row() for one in objects}
     features = []
     for label, alike in groupby(polygons, key=attrgetter("label")):

@@ -253,7 +253,6 @@ def training_charts(rows: Sequence[Row], *, by_loss: bool) -> list[Chart]:
 
 
 def _epoch_axis(epochs: Sequence[float]) -> Axis:
-    """Span the first epoch to the last; a single one stands in the middle."""
     first, last = min(epochs), max(epochs)
     if first == last:
         return Axis(low=first - 1, high=last + 1, ticks=((first, f"{first:g}"),), title="epoch")

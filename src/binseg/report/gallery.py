@@ -103,7 +103,6 @@ def _add_legend(figure: "Figure", names: Sequence[str]) -> None:
 
 
 def _caption(item: GalleryItem) -> str:
-    """Give the image's id, its middle cut out where it is long, and its Dice."""
     name = item.id.encode(errors="replace").decode()  # file names may hold what isn't text
     if len(name) > _LONGEST_CAPTION:
         half = _LONGEST_CAPTION // 2

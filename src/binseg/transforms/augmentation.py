@@ -64,12 +64,7 @@ class Augment(ABC):
         first: int = 0,
         total: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Change images, bytes or floats in [0, 1], and targets of 0, 1 and `IGNORE` (bytes).
-
-        Images come out as new floats in [0, 1], of the arguments' shape or of the `size` in its
-        middle. Where several processes share a batch of `total` images, those from `first` on are
-        at hand, and change as they would in one process.
-        """
+        """Change images to floats in [0, 1] of `size`, from `first` on of `total`, and targets."""
         height, width = images_BCHW.shape[-2:] if size is None else (size, size)
         when = When(seed, epoch, step, first, total)
         return self._change(images_BCHW, targets_BHW, (height, width), when)

@@ -179,7 +179,6 @@ def _knots(preset: Preset, random: BatchRandom) -> Tensor | None:
 
 
 def _bent(knots: Tensor, height: int, width: int) -> Tensor:
-    """Displacements (n, height, width, 2) between the knots, by raised cosines along each axis."""
     down, across = (_weights(length, knots.device) for length in (height, width))
     return (down @ knots @ across.T).permute(0, 2, 3, 1)
 

@@ -229,7 +229,6 @@ def tile_weights(starts: Iterable[int], tile: int) -> dict[int, Float32[np.ndarr
 def _risen(
     centres: Float64[np.ndarray, " n"], middle: float, fade: int
 ) -> Float64[np.ndarray, " n"]:
-    """From 0 before `middle` to 1 behind it, over `fade` pixels."""
     share = np.clip((centres - middle) / max(fade, 1e-9) + 0.5, 0.0, 1.0)
     return np.asarray(np.sin(share * (np.pi / 2)) ** 2)
 
@@ -253,12 +252,7 @@ def resize_image(
     *,
     box: tuple[float, float, float, float] | None = None,
 ) -> Num[np.ndarray, "height width C"]:
-    """Resize an image, bilinear and antialiased; the type stays, and an equal size is a copy.
-
-    `box` says which part, in pixels of the image, becomes the new one: left, top, right, bottom.
-    Pixels beyond are still averaged in, so that a large image resized in pieces comes out like the
-    whole.
-    """
+    """Resize, bilinear and antialiased, a copy; or what a `box` (left, top, right, bottom) has."""
     assert image_HWC.dtype in (np.uint8, np.uint16, np.float32), image_HWC.dtype
     tall, wide, channels = image_HWC.shape
     if box is None and (tall, wide) == (height, width):

@@ -159,7 +159,6 @@ def empty_note(records: Sequence[Record]) -> list[str]:
 def _by_image(
     items: Iterable[Annotated], images: FolderImages, problems: list[str]
 ) -> tuple[dict[Path, Annotated], set[Path]]:
-    """Find each entry's image, join entries of one, and list images drawn as stored."""
     entry_of: dict[Path, Annotated] = {}
     as_stored: set[Path] = set()
     for one in items:
@@ -204,21 +203,17 @@ def choose_labels(
         told = name_some(sorted(usual - {""}), limit=10)
         return usual, f"foreground: {f'all labels ({told})' if told else 'all that is marked'}"
     if unknown := [one for one in config.labels if one not in there]:
-        raise DataError(
-            f"{root}: data.labels names {name_some(unknown)}, which aren't there; there are "
-            f"{name_some(sorted(there), limit=20)}"
-        )
+        known = name_some(sorted(there), limit=20)
+        told = f"data.labels names {name_some(unknown)}, which aren't there"
+        raise DataError(f"{root}: {told}; there are {known}")
     told = name_some(config.labels, limit=10)
     return frozenset(config.labels), f"foreground: {told}; all other labels are background"
 
 
 def foreground_of(shapes: Iterable[Shape], labels: frozenset[str]) -> tuple[Shape, ...]:
     """Keep the shapes that are foreground, and mark those that don't count."""
-    return tuple(
-        replace(one, ignored=one.label not in labels)
-        for one in shapes
-        if one.label in labels or one.label.lower() in IGNORED
-    )
+    kept = [one for one in shapes if one.label in labels or one.label.lower() in IGNORED]
+    return tuple(replace(one, ignored=one.label not in labels) for one in kept)
 
 
 def _id_of(path: Path, root: Path) -> str:

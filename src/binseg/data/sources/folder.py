@@ -114,21 +114,19 @@ def records_of_pair(
     mask, *further = masks
     num_pages, num_masks = _num_pages(image), _num_pages(mask)
     if further and (num_pages > 1 or any(_num_pages(path) > 1 for path in masks)):
-        raise DataError(
-            f"{image} has {len(masks)} masks ({name_some([path.name for path in masks])}); masks "
-            "in several files are for single images, not for stacks of pages"
-        )
+        told = f"{image} has {len(masks)} masks ({name_some([path.name for path in masks])})"
+        why = "masks in several files are for single images, not for stacks of pages"
+        raise DataError(f"{told}; {why}")
     if num_pages != num_masks:
-        axes = "if they are channels, save it with its axes named (C Y X, OME-TIFF or ImageJ)"
-        are_channels = num_masks == 1 and num_pages <= MOST_CHANNELS
-        raise DataError(
-            f"{image} has {num_pages} pages, but its mask {mask.name} has {num_masks}; "
-            f"each page needs its mask{f'; {axes}' if are_channels else ''}"
-        )
-    record = Record(
-        id=name, image_path=image, mask_path=mask, further_masks=tuple(further), split=split
-    )
-    return pages_of(record, page_group)
+        told = f"{image} has {num_pages} pages, but its mask {mask.name} has {num_masks}"
+        way_on = "each page needs its mask"
+        if num_masks == 1 and num_pages <= MOST_CHANNELS:
+            way_on += (
+                "; if they are channels, save it with its axes named (C Y X, OME-TIFF or ImageJ)"
+            )
+        raise DataError(f"{told}; {way_on}")
+    record = Record(id=name, image_path=image, mask_path=mask, split=split)
+    return pages_of(replace(record, further_masks=tuple(further)), page_group)
 
 
 def pages_of(record: Record, page_group: int) -> list[Record]:
@@ -154,10 +152,9 @@ def _check_axes(record: Record) -> None:
     said = {axes: path for path, axes in ways.items() if axes}
     if len(said) > 1:
         told = ", ".join(f"{path.name} ({axes})" for axes, path in said.items())
-        raise DataError(
-            f"{record.image_path}: the axes of volume and mask run in other ways: {told}; save "
-            "both alike, for example by nibabel.as_closest_canonical"
-        )
+        way_on = "save both alike, for example by nibabel.as_closest_canonical"
+        ways = f"the axes of volume and mask run in other ways: {told}"
+        raise DataError(f"{record.image_path}: {ways}; {way_on}")
 
 
 def _num_pages(path: Path) -> int:
@@ -188,7 +185,6 @@ def _partnerless(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[
 
 
 def _shown(name: str, path: Path) -> str:
-    """A file's name, with the folders that are part of the name."""
     return (PurePosixPath(name).parent / path.name).as_posix()
 
 
@@ -286,10 +282,8 @@ def read_patterns(_: object, root: Path, config: DataConfig) -> Findings:
     )
     images = {key: path for key, path in images.items() if path not in set(masks.values())}
     if strays := sorted(masks.keys() - images.keys()):
-        raise DataError(
-            f"{root}: {counted(len(strays), 'mask has', 'masks have')} no image of the same key "
-            f"({name_some(strays)})"
-        )
+        told = f"{counted(len(strays), 'mask has', 'masks have')} no image of the same key"
+        raise DataError(f"{root}: {told} ({name_some(strays)})")
     rest = sorted(images.keys() - masks.keys())
     alone = [Record(id=key, image_path=images[key], shapes=()) for key in rest]
     records: list[Record] = []
@@ -315,10 +309,8 @@ def _matched(pattern: str, paths: Sequence[Path], root: Path, noun: str) -> dict
         if match := found.fullmatch(path.relative_to(root).as_posix()):
             key = match["key"] if "key" in found.groupindex else "/".join(match.groups())
             if key in path_of:
-                raise DataError(
-                    f"data.{noun}: {pattern!r} gives {path_of[key].name} and {path.name} one key, "
-                    f"{key!r}"
-                )
+                two = f"{path_of[key].name} and {path.name}"
+                raise DataError(f"data.{noun}: {pattern!r} gives {two} one key, {key!r}")
             path_of[key] = path
     if not path_of:
         raise DataError(f"data.{noun}: {pattern!r} fits none of {len(paths)} images in {root}")

@@ -76,10 +76,8 @@ def read_labelled(found: tuple[Path, Path], root: Path, config: DataConfig) -> F
             one = Record(id=name, image_path=images / file, mask_path=masks[name], split=split)
             records.append(one)
     if not records:
-        raise DataError(
-            f"{images}: none of {counted(len(listed), 'image', 'images')} is labelled yet; "
-            f"`binseg label {images}` does it"
-        )
+        told = f"none of {counted(len(listed), 'image', 'images')} is labelled yet"
+        raise DataError(f"{images}: {told}; `binseg label {images}` does it")
     left = len(listed) - len(records)
     skipped = sum(state == "skipped" for *_, state in listed)
     note = f"labelled with `binseg label`: {len(records)} of {len(listed)} images"

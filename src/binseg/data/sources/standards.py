@@ -104,9 +104,8 @@ def _yolo_images(home: Path, content: Mapping[str, Any], split: Split) -> Iterat
         else:
             listed = [(name, inside(home, name)) for name in read_lines(place)]
             if lost := [name for name, image in listed if image is None or not image.is_file()]:
-                raise DataError(
-                    f"{place}: {len(lost)} of its images are not there: {name_some(lost)}"
-                )
+                told = f"{len(lost)} of its images are not there"
+                raise DataError(f"{place}: {told}: {name_some(lost)}")
             yield from (image for _, image in listed if image is not None)
 
 
@@ -243,10 +242,8 @@ def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
     """Read nnU-Net's raw layout: `imagesTr/CASE_0000.png`, a file a channel, and `labelsTr/`."""
     if not list_folder(home / "labelsTr").images:
         endings = {"".join(one.suffixes) for one in list_folder(home / "labelsTr").others}
-        raise DataError(
-            f"{home}: labelsTr/ holds no images ({name_some(sorted(endings))}); save volumes as "
-            "NIfTI, or as slices"
-        )
+        told = f"labelsTr/ holds no images ({name_some(sorted(endings))})"
+        raise DataError(f"{home}: {told}; save volumes as NIfTI, or as slices")
     images, num_channels = _channels_of(home)
     content = read_json(home / "dataset.json") if (home / "dataset.json").is_file() else {}
     values: dict[str, tuple[int, ...]] = {}
@@ -279,7 +276,5 @@ def _channels_of(home: Path) -> tuple[dict[str, tuple[Path, ...]], int]:
     usual = set().union(*channels.values())
     if short := sorted(name for name, files in channels.items() if files.keys() != usual):
         raise DataError(f"{home}: cases that lack a channel: {name_some(short)}")
-    images = {
-        name: tuple(files[channel] for channel in sorted(files)) for name, files in channels.items()
-    }
+    images = {name: tuple(files[x] for x in sorted(files)) for name, files in channels.items()}
     return images, len(usual)

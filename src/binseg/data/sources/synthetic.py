@@ -56,9 +56,8 @@ def parse_synthetic(path: str) -> SyntheticSpec:
     for part in filter(None, path.partition(":")[2].split(",")):
         name, _, text = (word.strip() for word in part.partition("="))
         if name not in _LIMITS or not text.isdecimal() or name in given:
-            raise UsageError(
-                f"data.path {path!r}: can't read {part!r}; write synthetic:num=240,size=128,seed=0"
-            )
+            told = f"can't read {part!r}; write synthetic:num=240,size=128,seed=0"
+            raise UsageError(f"data.path {path!r}: {told}")
         low, high = _LIMITS[name]
         given[name] = int(text)
         if not low <= given[name] <= high:
@@ -112,10 +111,8 @@ def write_series(
             write_text(temporary / f"{split}.txt", "".join(f"{x}\n" for x in names[start:end]))
         temporary.rename(folder)
     except OSError as error:
-        raise OutputError(
-            f"{folder}: the images can't be written: {error.strerror}; BINSEG_CACHE names "
-            "another place"
-        ) from None
+        told = f"the images can't be written: {error.strerror}; BINSEG_CACHE names another place"
+        raise OutputError(f"{folder}: {told}") from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
