@@ -278,11 +278,7 @@ def _inside(
 
 
 def open_training_pixels(
-    records: Sequence[Record],
-    rule: MaskRule,
-    recipe: Recipe,
-    *,
-    progress: Progress = SILENT,
+    records: Sequence[Record], rule: MaskRule, recipe: Recipe, *, progress: Progress = SILENT
 ) -> PixelCache | ImageCache:
     """Give whole images where the recipe trains on patches, else its inputs; as `open_store`."""
     preprocessing = recipe.preprocessing().as_trained()
@@ -299,11 +295,7 @@ def open_training_pixels(
 
 
 def open_validation_pixels(
-    records: Sequence[Record],
-    rule: MaskRule,
-    recipe: Recipe,
-    *,
-    progress: Progress = SILENT,
+    records: Sequence[Record], rule: MaskRule, recipe: Recipe, *, progress: Progress = SILENT
 ) -> PixelCache:
     """Give the inputs that choose the best epoch; tiles touch, since overlaps would count twice."""
     preprocessing = replace(recipe.preprocessing().as_trained(), overlap=0.0)
