@@ -114,14 +114,9 @@ def _dice(pixels: _Pixels, *, smooth: float) -> Tensor:
 
 
 def _bce_dice(
-    pixels: _Pixels,
-    *,
-    bce_weight: float,
-    dice_weight: float,
-    smooth: float,
-    border_smoothing: float,
+    pixels: _Pixels, *, bce_weight: float, dice_weight: float, smooth: float, **border: float
 ) -> Tensor:
-    bce = _bce(pixels, foreground_weight=1.0, border_smoothing=border_smoothing)
+    bce = _bce(pixels, foreground_weight=1.0, **border)
     return bce_weight * bce + dice_weight * _dice(pixels, smooth=smooth)
 
 

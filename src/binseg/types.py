@@ -99,7 +99,7 @@ class Finding:
     """The way to put it right."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sample:
     """Decoded pixels in their original size; `mask_HW` is None where there is no truth."""
 

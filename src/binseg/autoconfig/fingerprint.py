@@ -189,7 +189,7 @@ class Fingerprint:
         return self.grey_share == 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Look:
     """The facts about one image; `shapes` and `kept` are None where not measured."""
 
@@ -262,21 +262,14 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         is_brighter = bool(grey_HW[inside_HW].mean() > grey_HW[outside_HW].mean())
     planes = (one_HW[:, :, None].astype(np.float32) for one_HW in (grey_HW, inside_HW))
     thumbs = [resize_image(np.ascontiguousarray(one), THUMB, THUMB) for one in planes]
-    return _Look(
-        size=(height, width),
-        channels=channels,
-        dtype=str(image_HWC.dtype),
-        is_grey=channels == 1
-        or (channels == 3 and _looks_grey(some_HWC, image_HWC[mask_HW], top, high - low)),
-        range_used=float((high - low) / top),
-        moments=_moments((some_HWC / top).clip(0, 1)),
-        stretched=_moments(stretched_HWC),
-        foreground=float(mask_HW.sum() / max(1, sample.valid_HW.sum())),
-        is_brighter=is_brighter,
-        thumbs=np.stack([thumb[:, :, 0] for thumb in thumbs]),
-        shapes=measure_shapes(_window(mask_HW)) if shaped else None,
-        kept=_kept(mask_HW) if shaped and mask_HW.any() else None,
-    )
+    is_grey = channels == 3 and _looks_grey(some_HWC, image_HWC[mask_HW], top, high - low)
+    stored = ((height, width), channels, str(image_HWC.dtype), is_grey or channels == 1)
+    moments = (_moments((some_HWC / top).clip(0, 1)), _moments(stretched_HWC))
+    foreground = float(mask_HW.sum() / max(1, sample.valid_HW.sum()))
+    seen = (foreground, is_brighter, np.stack([thumb[:, :, 0] for thumb in thumbs]))
+    shapes = measure_shapes(_window(mask_HW)) if shaped else None
+    kept = _kept(mask_HW) if shaped and mask_HW.any() else None
+    return _Look(*stored, float((high - low) / top), *moments, *seen, shapes, kept)
 
 
 def _looks_grey(pixels_HWC: np.ndarray, object_NC: np.ndarray, top: float, used: float) -> bool:

@@ -162,10 +162,8 @@ def dealt_anew(records: Sequence[Record], method: str) -> list[int]:
 
 
 def _grouped(records: Sequence[Record], group_of: Mapping[int, str]) -> tuple[Record, ...]:
-    return tuple(
-        replace(record, group=group_of[row]) if row in group_of else record
-        for row, record in enumerate(records)
-    )
+    numbered = enumerate(records)
+    return tuple(replace(one, group=group_of.get(row, one.group)) for row, one in numbered)
 
 
 def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> dict[int, str]:
@@ -180,31 +178,23 @@ def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> 
     few = [at_NP for (_, bare, _), at_NP in at_NP_of.items() if bare and len(at_NP) < _LEAST_PLACES]
     away_NP = np.concatenate([_from_smallest(at_NP) for at_NP in few] or [np.zeros((0, 2), int)])
     are_few_grids = int(away_NP.any(axis=1).sum()) >= _LEAST_PLACES and _have_step(away_NP)
-    sources = {
-        (source, num): placed
-        for (source, bare, num), placed in members.items()
-        if not bare
-        or is_grid(at_NP_of[source, bare, num])
-        or (are_few_grids and len(placed) < _LEAST_PLACES)
-    }
+    sources = [
+        (key[0], placed)
+        for key, placed in members.items()
+        if not key[1] or is_grid(at_NP_of[key]) or (are_few_grids and len(placed) < _LEAST_PLACES)
+    ]
     if len(sources) >= FEW_SOURCES:
-        return {row: source for (source, _), placed in sources.items() for row, _ in placed}
-    return {
-        row: f"{source} {part}"
-        for (source, _), placed in sources.items()
-        for row, part in _parts(placed, in_block).items()
-    }
+        return {row: source for source, placed in sources for row, _ in placed}
+    parted = [(source, _parts(placed, in_block)) for source, placed in sources]
+    return {row: f"{source} {part}" for source, parts in parted for row, part in parts.items()}
 
 
 def by_case(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
     """Group images of a case, which has a number of its own, where most names have one more."""
     names = {row: _within_split(records[row].id) for row in rows}
     matches = {row: match for row, name in names.items() if (match := _CASE.match(name))}
-    cases = {
-        row: match["source"]
-        for row, match in matches.items()
-        if re.search(r"\d", match["source"].rpartition("/")[2])
-    }
+    sources = {row: match["source"] for row, match in matches.items()}
+    cases = {row: one for row, one in sources.items() if re.search(r"\d", one.rpartition("/")[2])}
     sizes = [*Counter(cases.values()).values()]
     are_cases = len(sizes) >= FEW_SOURCES and np.median(sizes) >= 2
     return cases if are_cases and len(cases) >= _MOST_NAMED * len(rows) else {}

@@ -49,7 +49,7 @@ class Seeds:
         return np.diff(self.starts_N1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ImageCache:
     """Whole images (C x H x W) and targets (0, 1, `IGNORE`), one behind the other."""
 
@@ -180,15 +180,9 @@ def open_images(
         Seeds(np.array(values), np.concatenate([[0], np.cumsum(counts_N)]))
         for values, counts_N in (stored["foreground"], stored["background"])
     )
-    return ImageCache(
-        pixels=stored["inputs"].values,
-        labels=stored["targets"].values,
-        sizes_N2=np.array(facts_N4[:, :2]),
-        channels=preprocessing.channels,
-        foreground=foreground,
-        background=background,
-        share=num_foreground / max(1, num_background + num_foreground),
-    )
+    arrays = (stored["inputs"].values, stored["targets"].values, np.array(facts_N4[:, :2]))
+    share = num_foreground / max(1, num_background + num_foreground)
+    return ImageCache(*arrays, preprocessing.channels, foreground, background, share)
 
 
 def _some_places(

@@ -39,7 +39,7 @@ class Problem(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Outline:
     """A mask that has foreground and background, in a few numbers."""
 
@@ -178,15 +178,12 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
     num_valid = int(valid_HW.sum())
     reduced_HW = resize_mask(mask_HW, *small_HWC.shape[:2])
     outline = measure_outline(reduced_HW)
-    return replace(
-        look,
-        mask_hash=digest_of(mask_HW),
-        foreground=int((mask_HW & valid_HW).sum()) / num_valid if num_valid else 0.0,
-        num_valid=num_valid,
-        outline=outline,
-        surface_RR=None if outline is None else agreement(small_HWC, reduced_HW),
-        hidden=None if outline is None else hidden_levels(image_HWC, mask_HW),
-    )
+    share = int((mask_HW & valid_HW).sum()) / num_valid if num_valid else 0.0
+    look = replace(look, mask_hash=digest_of(mask_HW), foreground=share, num_valid=num_valid)
+    if outline is None:
+        return look
+    surface_RR, hidden = agreement(small_HWC, reduced_HW), hidden_levels(image_HWC, mask_HW)
+    return replace(look, outline=outline, surface_RR=surface_RR, hidden=hidden)
 
 
 def hidden_levels(image_HWC: AnyImage, mask_HW: Mask) -> float | None:
@@ -246,13 +243,8 @@ def measure_outline(mask_HW: Mask) -> Outline | None:
     areas_N = np.bincount(labels_HW.ravel())[1:]
     largest_HW = labels_HW == int(areas_N.argmax()) + 1
     rim = np.concatenate([mask_HW[0], mask_HW[-1], mask_HW[1:-1, 0], mask_HW[1:-1, -1]])
-    return Outline(
-        share=float(mask_HW.mean()),
-        # Specks of one or two pixels are left over from reducing.
-        num_objects=max(1, int((areas_N > 2).sum())),
-        solidity=_solidity(largest_HW),
-        rim=float(rim.mean()),
-    )
+    num = max(1, int((areas_N > 2).sum()))  # specks of one or two pixels are left from reducing
+    return Outline(float(mask_HW.mean()), num, _solidity(largest_HW), float(rim.mean()))
 
 
 def _solidity(object_HW: Mask) -> float:

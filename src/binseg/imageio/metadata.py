@@ -145,8 +145,8 @@ def _copied(tags: dict[int, Any]) -> tuple[tuple[int, int, int, Any, bool], ...]
     found: list[tuple[int, int, int, Any, bool]] = []
     if keys:
         found.append((_KEYS, _SHORT, len(keys), tuple(keys), True))
-        if numbers := tags.get(_DOUBLES):
-            numbers = numbers if isinstance(numbers, tuple) else (numbers,)
+        if doubles := tags.get(_DOUBLES):
+            numbers = doubles if isinstance(doubles, tuple) else (doubles,)
             found.append((_DOUBLES, _DOUBLE, len(numbers), numbers, True))
         if text := tags.get(_TEXTS):
             found.append((_TEXTS, _ASCII, 0, text, True))

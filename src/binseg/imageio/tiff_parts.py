@@ -258,13 +258,7 @@ class Pieces:
 
 def _is_plain(page: tifffile.TiffPage) -> bool:
     assert page.dtype is not None
-    return (
-        not page.is_tiled
-        and int(page.compression) == 1
-        and int(page.predictor) == 1
-        and int(page.fillorder) == 1
-        and int(page.bitspersample) == 8 * page.dtype.itemsize
-        and page.dtype.kind in "uif"
-        and not page.is_subsampled
-        and all(page.dataoffsets)
-    )
+    is_whole = not (page.is_tiled or page.is_subsampled) and all(page.dataoffsets)
+    is_raw = {int(one) for one in (page.compression, page.predictor, page.fillorder)} == {1}
+    has_bytes = int(page.bitspersample) == 8 * page.dtype.itemsize and page.dtype.kind in "uif"
+    return is_whole and is_raw and has_bytes

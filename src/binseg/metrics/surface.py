@@ -58,7 +58,7 @@ class OutlineRule:
         return float(np.hypot(height * down, width * across))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OutlinePair:
     """A predicted and a true mask, neither of them empty, and the distances of their outlines."""
 
@@ -89,14 +89,9 @@ def compare_outlines(mask_HW: Mask, truth_HW: Mask, rule: OutlineRule) -> Outlin
     )
     # A tree of outline pixels gives the distances that a distance transform would (a test holds
     # it), for the outline's pixels alone: on large images many times as fast.
-    return OutlinePair(
-        mask_hw=mask_hw,
-        truth_hw=truth_hw,
-        to_truth_N=KDTree(truth_M2).query(mask_N2)[0],
-        to_mask_M=KDTree(mask_N2).query(truth_M2)[0],
-        tolerance=rule.tolerance,
-        band=max(1, round(BOUNDARY_SHARE * float(np.hypot(*mask_HW.shape)))),
-    )
+    to_truth_N, to_mask_M = KDTree(truth_M2).query(mask_N2)[0], KDTree(mask_N2).query(truth_M2)[0]
+    band = max(1, round(BOUNDARY_SHARE * float(np.hypot(*mask_HW.shape))))
+    return OutlinePair(mask_hw, truth_hw, to_truth_N, to_mask_M, rule.tolerance, band)
 
 
 def _box_of(mask_HW: Mask) -> tuple[slice, slice]:

@@ -82,11 +82,8 @@ class Proof:
         """True where all limits are kept."""
         limits = self.limits
         least = limits.agreement_alone if self.dice_change is None else limits.agreement
-        return (
-            self.largest_difference <= limits.difference
-            and self.agreement >= least
-            and abs(self.dice_change or 0.0) <= limits.dice_change
-        )
+        is_near = self.largest_difference <= limits.difference and self.agreement >= least
+        return is_near and abs(self.dice_change or 0.0) <= limits.dice_change
 
     def as_dict(self) -> dict[str, object]:
         """Return the figures as plain data."""
@@ -135,10 +132,8 @@ def prove(
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torch": ".pt2"}
 _KEYS = tuple(f"binseg.{key}" for key in ("card", "threshold", "input", "proof", "reference"))
 _IR = ("model.xml", "model.bin", "metadata.json")
-_DAMAGE = (
-    AssertionError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
-    zipfile.BadZipFile,
-)  # fmt: skip
+_DAMAGE = (AssertionError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
+           zipfile.BadZipFile)  # fmt: skip
 """Errors that numpy, json, zipfile and torch raise on bytes that they didn't write."""
 _TELEMETRY = "openvino_telemetry"
 _EXTRAS = {

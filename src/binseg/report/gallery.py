@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binseg.report.overlay import ERROR_COLOURS, IGNORED, Rgb, error_map, for_display, small_overlay
-from binseg.report.plots import GREY, INK, Colour, fonts, new_figure, save_figure, unit
+from binseg.report.plots import GREY, INK, fonts, new_figure, save_figure, unit
 from binseg.types import AnyImage, Mask
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str) -> Non
     height = top + num_rows * down + _MARGIN + _LEGEND
     figure = new_figure(width, height, purpose="plotting a gallery", placed_by_hand=True)
     write = partial(_write, figure)
-    write(title, _MARGIN, _MARGIN, size=13)
+    write(title, _MARGIN, _MARGIN, fontsize=13)
     for block in range(num_blocks):
         left = _MARGIN + block * block_across
         for column, head in enumerate(_HEADS):
             middle = left + column * across + _CELL / 2
-            write(head, middle, top - _HEAD, align="center", colour=GREY)
+            write(head, middle, top - _HEAD, ha="center", color=unit(GREY))
         for row, item in enumerate(items[block * num_rows :][:num_rows]):
             upper = top + row * down
             write(_caption(item), left, upper + 0.11)
@@ -64,20 +64,11 @@ def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str) -> Non
     save_figure(figure, path)
 
 
-def _write(
-    figure: "Figure",
-    text: str,
-    left: float,
-    top: float,
-    *,
-    size: float = 9,
-    align: str = "left",
-    colour: Colour = INK,
-) -> None:
+def _write(figure: "Figure", text: str, left: float, top: float, **own: Any) -> None:
     """Write a text; places are in inches from the top left, and matplotlib counts from below."""
     width, height = figure.get_size_inches()
-    style: dict[str, Any] = {"fontsize": size, "ha": align, "va": "top", "fontfamily": fonts()}
-    figure.text(left / width, 1 - top / height, text, color=unit(colour), parse_math=False, **style)
+    style: dict[str, Any] = {"fontsize": 9, "va": "top", "fontfamily": fonts(), "color": unit(INK)}
+    figure.text(left / width, 1 - top / height, text, parse_math=False, **style | own)
 
 
 def _add_panel(figure: "Figure", panel_HW3: Rgb, left: float, top: float) -> None:

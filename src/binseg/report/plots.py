@@ -240,6 +240,7 @@ def plot_rates(
     axes.plot(list(rates), list(losses), color=unit(BLUE), linewidth=1.8)
     if suggested is not None:
         axes.axvline(suggested, color=unit(VERMILLION), linewidth=1.2, linestyle="--")
-        told, style = f"suggested {suggested:.1e}", {"color": unit(VERMILLION), "va": "top"}
+        style: dict[str, Any] = {"color": unit(VERMILLION), "va": "top"}
+        told = f"suggested {suggested:.1e}"
         axes.annotate(told, (suggested, max(losses)), (4, -4), textcoords="offset points", **style)
     save_figure(figure, path)

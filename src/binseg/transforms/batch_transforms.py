@@ -131,7 +131,7 @@ def _matrix(mirror: _Mirror) -> Tensor:
     """Give a mirror as a map (3, 3) from output to input, in [-1, 1]."""
     turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     flip = torch.tensor([1.0 - 2 * mirror.right, 1.0 - 2 * mirror.down, 1.0]).diag()
-    return flip @ torch.linalg.matrix_power(turn, mirror.quarters)
+    return torch.matmul(flip, torch.linalg.matrix_power(turn, mirror.quarters))
 
 
 def _affine(preset: Preset, random: BatchRandom, *, aspect: float) -> Tensor:

@@ -53,10 +53,8 @@ def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placeme
         tops = _starts(height, tall, one.overlap, _stride(tall, into_height))
         lefts = _starts(width, wide, one.overlap, _stride(wide, into_width))
         sources = [Box(top=y, left=x, height=tall, width=wide) for y in tops for x in lefts]
-    return tuple(
-        Placement(source=source, target=target, height=into_height, width=into_width)
-        for source in sources
-    )
+    size = {"height": into_height, "width": into_width}
+    return tuple(Placement(source=source, target=target, **size) for source in sources)
 
 
 def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preprocessing:

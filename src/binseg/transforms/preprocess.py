@@ -173,7 +173,7 @@ def normalise(
     factor_C11 = (1 / (preprocessing.top * std_C11)).astype(np.float32)
     out_NCHW = np.multiply(inputs_NHWC.transpose(0, 3, 1, 2), factor_C11, order="C")
     out_NCHW -= (mean_C11 / std_C11).astype(np.float32)
-    return out_NCHW
+    return np.asarray(out_NCHW)
 
 
 def _accept(

@@ -112,10 +112,7 @@ def _record(root: Path, words: Sequence[str], split: Split) -> Record:
     name = words[0]
     breed = name.rpartition("_")[0] or name
     species = _SPECIES.get(words[2]) if len(words) > 2 else None
-    return Record(
-        id=name,
-        image_path=root / "images" / f"{name}.jpg",
-        mask_path=root / "annotations" / "trimaps" / f"{name}.png",
-        split=split,
-        columns={"breed": breed, "species": species or ("cat" if name[0].isupper() else "dog")},
-    )
+    columns = {"breed": breed, "species": species or ("cat" if name[0].isupper() else "dog")}
+    image = root / "images" / f"{name}.jpg"
+    mask = root / "annotations" / "trimaps" / f"{name}.png"
+    return Record(id=name, image_path=image, mask_path=mask, split=split, columns=columns)
