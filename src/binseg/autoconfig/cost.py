@@ -155,9 +155,10 @@ def num_mirrored(at: Situation) -> int:
 def scoring_seconds(at: Situation) -> float:
     """Estimate the time to predict validation twice, a pixel at half its cost in training."""
     facts = at.fingerprint
-    pixels = at.number("input.size") ** 2
     if at.is_tiled:
         pixels = facts.height[1] * facts.width[1] * at.number("input.scale") ** 2 * 1.2
+    else:
+        pixels = at.number("input.size") ** 2
     per_megapixel = 0.5 * at.machine.typical(at.text("model.name"))
     return 2 * facts.num_val * pixels / 1e6 * per_megapixel
 
