@@ -176,7 +176,10 @@ class InputConfig(Section):
 
 
 class ModelConfig(Section):
-    """The network: any encoder with any decoder (`binseg encoders`), or a `name` for both."""
+    """The network: any encoder with any decoder; `binseg encoders` and the reference list them.
+
+    `name` stands for a decoder, an encoder and options; a recipe that is written out has these.
+    """
 
     name: str = Field(default="", exclude=True)
     """A network of `binseg models`, instead of decoder and encoder; other keys still change it."""

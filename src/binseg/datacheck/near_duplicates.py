@@ -317,7 +317,10 @@ def pairs_of(records: Sequence[Record], *, progress: Progress = SILENT) -> Pairs
         )
         numbered = [(row, one) for row, one in glances if one is not None and np.ptp(one.thumb_SS)]
         rows, seen = [row for row, _ in numbered], [one for _, one in numbered]
-        found = _equal([one.digest for one in seen])
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for row, one in enumerate(seen):
+            rows_of[one.digest].append(row)
+        found = [pair for same in rows_of.values() for pair in pairwise(same)]
         if seen:
             thumbs_NSS = np.stack([one.thumb_SS for one in seen])
             cores_NTT = np.stack([one.core_TT for one in seen])
@@ -348,13 +351,6 @@ def digest_of(pixels: np.ndarray) -> str:
     digest = blake2b(f"{pixels.shape} {pixels.dtype}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
-
-
-def _equal(digests: Sequence[str]) -> Pairs:
-    rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, digest in enumerate(digests):
-        rows_of[digest].append(row)
-    return [pair for rows in rows_of.values() for pair in pairwise(rows)]
 
 
 def belong(first: Record, second: Record, *, in_split: bool = False) -> bool:

@@ -178,10 +178,9 @@ def slice_images(
     for name in names:
         values = sorted({one.columns.get(name, "") for one in scored})
         if name in asked or 2 <= len(values) <= FEW_VALUES:
-            parts += [
-                (name, value, [one for one in scored if one.columns.get(name, "") == value])
-                for value in values
-            ]
+            for value in values:
+                kept = [one for one in scored if one.columns.get(name, "") == value]
+                parts.append((name, value, kept))
     return tuple(_slice(by, value, kept, num_resamples) for by, value, kept in parts if kept)
 
 
@@ -221,10 +220,7 @@ def _thirds(
             (f"medium: up to {high_text}", (value_N > low) & (value_N <= high)),
             (f"large: above {high_text}", value_N > high),
         ]
-    return [
-        (name, [one for one, kept in zip(images, kept_N, strict=True) if kept])
-        for name, kept_N in parts
-    ]
+    return [(name, [images[at] for at in np.flatnonzero(kept_N)]) for name, kept_N in parts]
 
 
 _AVERAGES = {"mean": "mean over images", "pooled": "pooled pixels"}

@@ -28,6 +28,8 @@ from binseg.progress import SILENT, Progress, track
 from binseg.storage import cache_dir, locked, write_text
 from binseg.types import Record
 
+Random = np.random.Generator
+Colour = Float[np.ndarray, "3"]
 _VERSION = 1  # part of the cache's key: raise it whenever the images change
 _LIMITS = {"num": (3, 100_000), "size": (16, 2048), "seed": (0, 2**32 - 1)}
 
@@ -147,10 +149,7 @@ def draw_synthetic(
 
 
 def _skin(
-    random: np.random.Generator,
-    size: int,
-    away_HW: Float[np.ndarray, "S S"],
-    colour: Float[np.ndarray, "3"],
+    random: Random, size: int, away_HW: Float[np.ndarray, "S S"], colour: Colour
 ) -> Float[np.ndarray, "S S 3"]:
     """Stripes bent by noise, darker towards the outline, as on a round body."""
     y_HW, x_HW = _grid(size)
@@ -161,7 +160,7 @@ def _skin(
     return np.asarray((colour + stripes_HW[..., None]) * shade_HW[..., None])
 
 
-def _blob(random: np.random.Generator, size: int) -> Float[np.ndarray, "S S"]:
+def _blob(random: Random, size: int) -> Float[np.ndarray, "S S"]:
     """Give the distance from a random soft star's centre, 1 on its outline."""
     y_HW, x_HW = _grid(size)
     centre_y, centre_x = random.uniform(0.15, 0.85, 2)
@@ -179,7 +178,7 @@ def _blob(random: np.random.Generator, size: int) -> Float[np.ndarray, "S S"]:
     return np.asarray(length_HW / (radius * outline_HW))
 
 
-def _bar(random: np.random.Generator, size: int) -> Bool[np.ndarray, "S S"]:
+def _bar(random: Random, size: int) -> Bool[np.ndarray, "S S"]:
     y_HW, x_HW = _grid(size)
     angle = random.uniform(0, np.pi)
     y, x = random.uniform(0.2, 0.8, 2)
@@ -187,16 +186,14 @@ def _bar(random: np.random.Generator, size: int) -> Bool[np.ndarray, "S S"]:
     return np.asarray(np.abs(across_HW) < random.uniform(0.015, 0.035))
 
 
-def _light(random: np.random.Generator, size: int) -> Float[np.ndarray, "S S"]:
+def _light(random: Random, size: int) -> Float[np.ndarray, "S S"]:
     y_HW, x_HW = _grid(size)
     angle, strength = random.uniform(0, 2 * np.pi), random.uniform(0.2, 0.8)
     along_HW = (x_HW - 0.5) * np.cos(angle) + (y_HW - 0.5) * np.sin(angle)
     return np.asarray(1 + strength * along_HW)
 
 
-def _colour_unlike(
-    random: np.random.Generator, ground: Float[np.ndarray, "3"]
-) -> Float[np.ndarray, "3"]:
+def _colour_unlike(random: Random, ground: Colour) -> Colour:
     """Draw from the ground's own distribution, but no colour that can't be told from it."""
     for _ in range(20):
         colour = random.uniform(0.25, 0.75, 3)
@@ -206,15 +203,13 @@ def _colour_unlike(
 
 
 def _mottle(
-    random: np.random.Generator, size: int, octaves: tuple[tuple[int, float], ...]
+    random: Random, size: int, octaves: tuple[tuple[int, float], ...]
 ) -> Float[np.ndarray, "S S 3"]:
     total_CHW = sum(strength * _noise(random, size, cells, 3) for cells, strength in octaves)
     return np.moveaxis(np.asarray(total_CHW), 0, 2)
 
 
-def _noise(
-    random: np.random.Generator, size: int, cells: int, num: int = 1
-) -> Float[np.ndarray, "N S S"]:
+def _noise(random: Random, size: int, cells: int, num: int = 1) -> Float[np.ndarray, "N S S"]:
     """Smooth noise: random numbers on a coarse grid, blended in between."""
     spread = _spread(size, cells)
     return np.asarray(spread @ random.normal(0, 1, (num, cells, cells)) @ spread.T)
@@ -242,8 +237,7 @@ def _grid(size: int) -> tuple[Float[np.ndarray, "S S"], Float[np.ndarray, "S S"]
 def otsu_threshold(grey_HW: UInt8[np.ndarray, "H W"]) -> int:
     """Find the last grey level of the darker of the two most distant classes (Otsu 1979)."""
     counts = np.bincount(grey_HW.ravel(), minlength=256).astype(np.float64)
-    below = np.cumsum(counts)
-    sums = np.cumsum(counts * np.arange(256))
+    below, sums = np.cumsum(counts), np.cumsum(counts * np.arange(256))
     above = below[-1] - below
     with np.errstate(divide="ignore", invalid="ignore"):
         apart = sums / below - (sums[-1] - sums) / above
