@@ -266,10 +266,10 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     stored = ((height, width), channels, str(image_HWC.dtype), is_grey or channels == 1)
     moments = (_moments((some_HWC / top).clip(0, 1)), _moments(stretched_HWC))
     foreground = float(mask_HW.sum() / max(1, sample.valid_HW.sum()))
-    seen = (foreground, is_brighter, np.stack([thumb[:, :, 0] for thumb in thumbs]))
+    used, both = float((high - low) / top), np.stack([thumb[:, :, 0] for thumb in thumbs])
     shapes = measure_shapes(_window(mask_HW)) if shaped else None
     kept = _kept(mask_HW) if shaped and mask_HW.any() else None
-    return _Look(*stored, float((high - low) / top), *moments, *seen, shapes, kept)
+    return _Look(*stored, used, *moments, foreground, is_brighter, both, shapes, kept)
 
 
 def _looks_grey(pixels_HWC: np.ndarray, object_NC: np.ndarray, top: float, used: float) -> bool:

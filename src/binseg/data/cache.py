@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt, UInt8
@@ -328,17 +328,19 @@ class PixelCache:
         records_N, end = self.record_of_N[rows], int(self.record_of_N.max()) + 1
         whole, kept = (np.bincount(one, minlength=end) for one in (self.record_of_N, records_N))
         is_partial = bool(((kept > 0) & (kept < whole)).any())
-        pixels = (np.array(one[rows]) for one in (self.inputs_NHWC, self.targets_NHW))
-        return PixelCache(*pixels, records_N, is_partial=is_partial)
+        inputs, targets = (np.array(one[rows]) for one in (self.inputs_NHWC, self.targets_NHW))
+        return PixelCache(inputs, targets, records_N, is_partial=is_partial)
+
+
+class Where(TypedDict, total=False):
+    """The listener of progress, and the folder of all caches, the user's if left out."""
+
+    progress: Progress
+    folder: Path | None
 
 
 def open_cache(
-    records: Sequence[Record],
-    rule: MaskRule,
-    preprocessing: Preprocessing,
-    *,
-    progress: Progress = SILENT,
-    folder: Path | None = None,
+    records: Sequence[Record], rule: MaskRule, preprocessing: Preprocessing, **where: Unpack[Where]
 ) -> PixelCache:
     """Give the inputs of these records, in their order; arguments and errors as `open_store`."""
 
@@ -351,8 +353,6 @@ def open_cache(
         targets = preprocess.prepare_truth(sample.mask_HW, sample.valid_HW, placements)
         return {"inputs": inputs, "targets": targets}
 
-    stored = open_store(
-        *(records, rule, preprocessing, decode), version=VERSION, progress=progress, folder=folder
-    )
+    stored = open_store(*(records, rule, preprocessing, decode), version=VERSION, **where)
     record_of_N = np.repeat(np.arange(len(records)), stored["inputs"].counts_N)
     return PixelCache(stored["inputs"].values, stored["targets"].values, record_of_N)

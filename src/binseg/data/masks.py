@@ -155,7 +155,8 @@ def _rule_for(
     if is_trimap or (values == TRIMAP and not found.colour and _lies_between(records)):
         sides = {"foreground": frozenset({1}), "background": frozenset({2}), "ignore": ignore}
         sides[config.border] |= {3}
-        return MaskRule("trimap", *sides.values(), border=config.border)
+        foreground, background, ignored = sides.values()
+        return MaskRule("trimap", foreground, background, ignored, border=config.border)
     # Black and white, whose edges JPEG blurred.
     is_dark_to_bright = min(values, default=255) <= NEAR and max(values, default=0) >= 255 - NEAR
     is_blurred = found.lossy and found.between < MOST_BETWEEN and not found.colour

@@ -8,15 +8,16 @@ decided by (seed, epoch) alone.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt, UInt8
 from scipy import ndimage
 
 from binseg.config.recipe import PatchConfig, Recipe
-from binseg.data.cache import PixelCache, open_cache, open_store
+from binseg.data.cache import PixelCache, Where, open_cache, open_store
 from binseg.data.masks import MaskRule
-from binseg.progress import SILENT, Progress
+from binseg.progress import SILENT
 from binseg.transforms import preprocess
 from binseg.transforms.geometry import cut, resize_mask
 from binseg.types import IGNORE, Box, Mask, Preprocessing, Record, Sample
@@ -146,11 +147,7 @@ def _cut_into(
 
 
 def open_images(
-    records: Sequence[Record],
-    rule: MaskRule,
-    preprocessing: Preprocessing,
-    *,
-    progress: Progress = SILENT,
+    records: Sequence[Record], rule: MaskRule, preprocessing: Preprocessing, **where: Unpack[Where]
 ) -> ImageCache:
     """Give the whole images of these records; arguments and errors are those of `open_store`."""
     limit = max(16, min(SEEDS_OF_ONE, SEEDS_OF_ALL // max(1, len(records))))
@@ -172,8 +169,7 @@ def open_images(
             "background": _some_places(target_HW == 0, limit, random),
         }
 
-    given = (records, rule, preprocessing, decode)
-    stored = open_store(*given, version=VERSION, progress=progress)
+    stored = open_store(*(records, rule, preprocessing, decode), version=VERSION, **where)
     facts_N4 = stored["facts"].values
     num_background, num_foreground = facts_N4[:, 2:].sum(axis=0).tolist()
     foreground, background = (
@@ -272,16 +268,16 @@ def _inside(
 
 
 def open_training_pixels(
-    records: Sequence[Record], rule: MaskRule, recipe: Recipe, *, progress: Progress = SILENT
+    records: Sequence[Record], rule: MaskRule, recipe: Recipe, **where: Unpack[Where]
 ) -> PixelCache | ImageCache:
     """Give whole images where the recipe trains on patches, else its inputs; as `open_store`."""
     preprocessing = recipe.preprocessing().as_trained()
     open_pixels = open_images if recipe.draws_patches else open_cache
-    cache = open_pixels(records, rule, preprocessing, progress=progress)
+    cache = open_pixels(records, rule, preprocessing, **where)
     pixels = cache.pixels if isinstance(cache, ImageCache) else cache.inputs_NHWC
     some = pixels[:: max(1, len(pixels) // (NUM_PIXELS if pixels.ndim == 1 else NUM_INPUTS))]
     if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS * preprocessing.top / 255:
-        progress.say(
+        where.get("progress", SILENT).say(
             f"the network sees {int(some.max()) + 1} of 256 grey levels: the images use little of "
             "their type's range; input.intensity=percentile stretches each image"
         )
@@ -289,8 +285,8 @@ def open_training_pixels(
 
 
 def open_validation_pixels(
-    records: Sequence[Record], rule: MaskRule, recipe: Recipe, *, progress: Progress = SILENT
+    records: Sequence[Record], rule: MaskRule, recipe: Recipe, **where: Unpack[Where]
 ) -> PixelCache:
     """Give the inputs that choose the best epoch; tiles touch, since overlaps would count twice."""
     preprocessing = replace(recipe.preprocessing().as_trained(), overlap=0.0)
-    return open_cache(records, rule, preprocessing, progress=progress)
+    return open_cache(records, rule, preprocessing, **where)

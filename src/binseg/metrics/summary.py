@@ -220,7 +220,9 @@ def _thirds(
             (f"medium: up to {high_text}", (value_N > low) & (value_N <= high)),
             (f"large: above {high_text}", value_N > high),
         ]
-    return [(name, [images[at] for at in np.flatnonzero(kept_N)]) for name, kept_N in parts]
+    return [
+        (name, [images[at] for at in np.flatnonzero(kept_N).tolist()]) for name, kept_N in parts
+    ]
 
 
 _AVERAGES = {"mean": "mean over images", "pooled": "pooled pixels"}

@@ -128,9 +128,9 @@ def to_onnx(
     with hushed("torch.onnx", ("", Warning), level=logging.CRITICAL):
         called: dict[str, Any] = {"input_names": [names[0]], "output_names": [names[1]]}
         how: dict[str, Any] = {"opset_version": OPSET, "do_constant_folding": True}
-        torch.onnx.export(
-            module.eval(), (example,), buffer, dynamo=False, dynamic_axes=dynamic, **called, **how
-        )
+        target: Any = buffer  # its types know of paths alone
+        how["dynamic_axes"] = dynamic
+        torch.onnx.export(module.eval(), (example,), target, dynamo=False, **called, **how)
     return buffer.getvalue()
 
 

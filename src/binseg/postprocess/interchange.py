@@ -98,10 +98,10 @@ def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
                 ]
                 flat = np.array([x for ring in path for order in ring for x in order], np.float32)
                 (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-                box = {"left": left, "top": top, "right": right, "bottom": bottom}
-                roi = ImagejRoi(roitype=ROI_TYPE.RECT, name=name, multi_coordinates=flat,
-                    shape_roi_size=len(flat), **{side: int(at) for side, at in box.items()},
-                )  # fmt: skip
+                box: dict[str, Any] = {"left": int(left), "top": int(top)}
+                box |= {"right": int(right), "bottom": int(bottom), "roitype": ROI_TYPE.RECT}
+                box |= {"shape_roi_size": len(flat), "multi_coordinates": flat}
+                roi = ImagejRoi(name=name, **box)
             # One date for all, so that equal masks give equal files.
             archive.writestr(zipfile.ZipInfo(f"{name}.roi"), roi.tobytes())
     return whole.getvalue()
@@ -151,8 +151,8 @@ def coco(
             segmentation: Any = [[*map(_plain, x.exterior.ravel().tolist())] for x in parts]
             if any(part.holes for part in parts):
                 segmentation = _rle_of_object(labels_HW, one)
-            facts = {"id": len(annotations) + 1, "image_id": number, "category_id": 1}
-            facts["bbox"] = [one.left, one.top, one.width, one.height]
+            facts: dict[str, Any] = {"id": len(annotations) + 1, "image_id": number}
+            facts |= {"category_id": 1, "bbox": [one.left, one.top, one.width, one.height]}
             facts |= {"area": one.area, "iscrowd": 0, "segmentation": segmentation}
             if one.mean_probability is not None:
                 facts["score"] = one.mean_probability

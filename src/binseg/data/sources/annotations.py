@@ -117,8 +117,8 @@ def findings_of(
 ) -> Findings:
     """Make records of a tool's items; images without an entry are left out, and said."""
     if config.foreground is not None:
-        told = "data.foreground is for values of mask files or COCO categories"
-        raise DataError(f"{root}: {told}; choose outlines by data.labels")
+        why = "data.foreground is for values of mask files or COCO categories"
+        raise DataError(f"{root}: {why}; choose outlines by data.labels")
     labels, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
     entry_of, as_stored = _by_image(items, FolderImages(folder=root, home=root), problems)
     refuse(root, problems)

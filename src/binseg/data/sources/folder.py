@@ -153,8 +153,8 @@ def _check_axes(record: Record) -> None:
     if len(said) > 1:
         told = ", ".join(f"{path.name} ({axes})" for axes, path in said.items())
         way_on = "save both alike, for example by nibabel.as_closest_canonical"
-        ways = f"the axes of volume and mask run in other ways: {told}"
-        raise DataError(f"{record.image_path}: {ways}; {way_on}")
+        odd = f"the axes of volume and mask run in other ways: {told}"
+        raise DataError(f"{record.image_path}: {odd}; {way_on}")
 
 
 def _num_pages(path: Path) -> int:
