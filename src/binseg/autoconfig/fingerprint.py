@@ -148,10 +148,7 @@ class Intensities:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """The facts that the rules of a plan look at: lengths in pixels, foreground as a share of them.
-
-    Three numbers are the 5th percentile, the median and the 95th percentile over the images.
-    """
+    """The facts for the rules of a plan: pixels, shares, and 5th, 50th, 95th percentiles."""
 
     num_train: int
     num_val: int

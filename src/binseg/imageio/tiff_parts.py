@@ -158,11 +158,8 @@ def page_of(file: tifffile.TiffFile, index: int) -> tifffile.TiffPage:
 def _arranged(
     file: tifffile.TiffFile, real: list[int]
 ) -> tuple[tuple[tuple[int, ...], ...], Layout]:
-    """Tell the channels of an image from a stack of images, by what the writer noted.
-
-    ImageJ and OME files name their axes; tifffile, handed an array of height x width x channels
-    without a word on it, writes a page for each *row*, and notes the array's shape.
-    """
+    """Tell the channels of an image from a stack of images, by what the writer noted."""
+    # tifffile, handed height x width x channels without a word, writes a page for each *row*.
     singles = tuple((page,) for page in real)
     if len(real) == 1:
         return singles, "page"

@@ -13,12 +13,7 @@ from binseg.types import Mask, Placement, Probability
 
 @dataclass(frozen=True, kw_only=True)
 class SmallMap:
-    """A model's output for an image that is one input, from which every pixel can be had.
-
-    Only where the source is at least as large as the target, so that enlarging needs no average:
-    each new value lies between two old ones along each axis. The numbers are those of `restore`, to
-    the bit: Pillow multiplies in float64 and keeps float32 after each axis.
-    """
+    """A smaller output of an image that is one input; pixels as `restore` gives, to the bit."""
 
     map_HW: Float32[np.ndarray, "height width"]
     placement: Placement

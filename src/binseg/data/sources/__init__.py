@@ -125,13 +125,7 @@ NOT_READ: tuple[tuple[str, bytes, str], ...] = (
 
 
 def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
-    """Find the records and read off what the masks' values mean; nothing is decoded but that.
-
-    `progress` hears which kind was taken, what was ignored and how masks are read. Records have a
-    split only where the data brings one; `assign_splits` fills in the rest. Raises DataError (data
-    that isn't there, isn't whole, or is ambiguous) and UsageError (options that contradict each
-    other).
-    """
+    """Find the records and what masks mean, told to `progress`; DataError, UsageError."""
     if not config.path:
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
     if config.kind != "auto" and config.kind not in SOURCES:
