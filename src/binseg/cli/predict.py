@@ -36,7 +36,7 @@ def predict(
         argument(
             "A run or bundle, and images, folders, globs or videos; - reads an image from stdin "
             "and writes its mask to stdout.",
-            "RUN INPUTS...",
+            "RUN INPUTS",
         ),
     ],
     model: Annotated[
@@ -307,10 +307,21 @@ def _tell_round(result: "PredictResult") -> None:
     for one in result.written:
         message(f"{one.source} -> {one.mask} ({one.foreground:.1%} foreground)")
     _tell_troubles(result)
+    for failure in result.failures:
+        message(f"binseg: {failure.reason}")
 
 
 def _tell_troubles(result: "PredictResult") -> None:
-    """Name images unlike the training data, doubtful masks, files that are text, and failures."""
+    """Name images unlike the training data, doubtful masks, and files that are text."""
+    _tell_quality(result)
+    if num := len(result.left_out):
+        named = ", ".join(one.name for one in result.left_out[:3])
+        more = f" and {num - 3} more" if num > 3 else ""
+        message(f"{num} {'file is' if num == 1 else 'files are'} text, no image: {named}{more}")
+
+
+def _tell_quality(result: "PredictResult") -> None:
+    """Name the images that are unlike the training data, and those whose masks are doubtful."""
     from binseg.data.dataset import counted, name_some
 
     total = counted(len(result.written), "image", "images")
@@ -325,13 +336,7 @@ def _tell_troubles(result: "PredictResult") -> None:
         why = f"expected Dice {first.expected_dice:.2f}" if first.flag == "look" else first.reason
         names = name_some([one.source.name for one in flagged])
         verb = "is" if len(flagged) == 1 else "are"
-        message(f"{len(flagged)} of {total} {verb} {what}: {names} ({why}); {advice}")
-    if num := len(result.left_out):
-        named = ", ".join(one.name for one in result.left_out[:3])
-        more = f" and {num - 3} more" if num > 3 else ""
-        message(f"{num} {'file is' if num == 1 else 'files are'} text, no image: {named}{more}")
-    for failure in result.failures:
-        message(f"binseg: {failure.reason}")
+        message(f"{len(flagged)} of {total} {verb} {what} ({why}); {advice}: {names}")
 
 
 def _tell(
@@ -341,8 +346,10 @@ def _tell(
     num = len(result.written)
     more = f"; beside {'it' if num == 1 else 'them'}: {', '.join(beside)}" if beside and num else ""
     written = f"{num} {'mask' if num == 1 else 'masks'} written to {out}{more}"
-    answer(as_json, result.as_dict(), written)
     _tell_troubles(result)
+    answer(as_json, result.as_dict(), written)
+    for failure in result.failures:
+        message(f"binseg: {failure.reason}")
     if result.failures:
         if result.num_inputs > 1:
             message(f"binseg: {len(result.failures)} of {result.num_inputs} inputs failed")

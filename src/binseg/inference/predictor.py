@@ -338,9 +338,8 @@ class ModelPredictor(Predictor):
         known = self.card.knowledge if self.card else None
         if known is None or known.names != NAMES:
             return None
-        if len(known.coefficients) not in (0, NUM_SIGNS + 1):
-            return None
-        return Judge(knowledge=known, preprocessing=self.preprocessing)
+        fits = len(known.coefficients) in (0, NUM_SIGNS + 1)
+        return Judge(knowledge=known, preprocessing=self.preprocessing) if fits else None
 
     @property
     def members(self) -> "tuple[ModelPredictor, ...]":
@@ -392,15 +391,18 @@ class ModelPredictor(Predictor):
             view_BHWC = np.flip(inputs_BHWC, axes)
             logits_BHW = self.backend.logits(normalise(view_BHWC, self.preprocessing))
             if not np.isfinite(logits_BHW).all():
-                raise self._not_finite()
+                how = f"the model gives NaN or infinity ({self._runtime})"
+                if self.bundle is None:
+                    advice = "lower the learning rate or use fp32"
+                    raise TrainingError(f"{how}: training diverged; {advice}")
+                told = f"{how}; its training diverged, train it again"
+                raise BundleError(f"{self.bundle.path}: {told}")
             total_BHW = total_BHW + np.flip(logits_BHW, axes)
         return sigmoid(total_BHW / np.float32(len(_AXES[self.tta]) * self.temperature))
 
-    def _not_finite(self) -> BundleError | TrainingError:
-        how = f"the model gives NaN or infinity ({self.backend.name}, {self.backend.precision})"
-        if self.bundle:
-            return BundleError(f"{self.bundle.path}: {how}; its training diverged, train it again")
-        return TrainingError(f"{how}: training diverged; lower the learning rate or use fp32")
+    @property
+    def _runtime(self) -> str:
+        return f"{self.backend.name}, {self.backend.precision}"
 
     def __repr__(self) -> str:
         shape = self.preprocessing
@@ -414,11 +416,9 @@ class ModelPredictor(Predictor):
     def _repr_html_(self) -> str:
         """Show the card's table in a notebook."""
         rows = [*(self.card.rows() if self.card else [("bundle", self.bundle_id)])]
-        rows.append(("computed by", f"{self.backend.name}, {self.backend.precision}"))
-        lines = "".join(
-            f"<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>" for label, text in rows
-        )
-        return f"<table>{lines}</table>"
+        rows.append(("computed by", self._runtime))
+        cells = ((escape(label), escape(text)) for label, text in rows)
+        return f"<table>{''.join(f'<tr><th>{x}</th><td>{y}</td></tr>' for x, y in cells)}</table>"
 
 
 def sigmoid(logits: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:

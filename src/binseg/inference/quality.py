@@ -129,8 +129,10 @@ def figures(
     """Compute `describe` and `signs`, of images much larger than their input by some pixels."""
     step = reduction(mask_HW.shape, preprocessing)
     some, size = slice(step // 2, None, step), mask_HW.shape
-    is_small = isinstance(probability, SmallMap)
-    some_hw = probability.every(step) if is_small else probability[some, some]
+    if isinstance(probability, SmallMap):
+        some_hw = probability.every(step)
+    else:
+        some_hw = probability[some, some]
     mask_hw = mask_HW[some, some]
     scores_D = describe(image_HWC, some_hw, mask_hw, preprocessing, size=size, step=step)
     return scores_D, signs(some_hw, mask_hw, step=step)
@@ -244,9 +246,7 @@ def signs(
 ) -> Float64[np.ndarray, " K"]:
     """Compute what the probabilities promise of a mask, in logits; the first is the Dice itself.
 
-    They are the Dice between mask and probability, how sure the mask's pixels are, how much of the
-    foreground lies outside, and how little the mask depends on its threshold. Where every
-    `step`-th pixel is given, outlines are that many times longer.
+    Where every `step`-th pixel is given, outlines are that many times longer.
     """
     inside_N = probability_HW[mask_HW].astype(np.float64)
     area, total = float(mask_HW.sum()), float(probability_HW.sum(dtype=np.float64))

@@ -74,9 +74,8 @@ class _Samples:
 class ColdEngine:
     """Learns from strokes what to mark, by the features of `makers`; thread-safe."""
 
-    def __init__(self, makers: Mapping[str, Maker], *, seed: int = 0) -> None:
+    def __init__(self, makers: Mapping[str, Maker]) -> None:
         self._makers = dict(makers)
-        self._seed = seed
         self._guard = threading.Condition()
         self._making: set[str] = set()
         self._described: OrderedDict[str, dict[str, Features]] = OrderedDict()
@@ -118,7 +117,7 @@ class ColdEngine:
     ) -> None:
         """Take an image's labels for what was known of it; strokes_hw: the stroke of each."""
         parts = self.describe(image)
-        random = np.random.default_rng(self._seed)
+        random = np.random.default_rng(0)
         each = _OWN_SAMPLES // 2
         places_N = np.concatenate(
             [_some(np.flatnonzero(labels_hw == value), each, random) for value in (0, 1)]
@@ -143,7 +142,7 @@ class ColdEngine:
         with self._guard:
             samples = {n: one for n, one in self._samples.items() if n not in without}
             say = {tuple(self._makers): 1.0} if is_first else self.say
-        random = np.random.default_rng(self._seed)
+        random = np.random.default_rng(0)
         own = samples.pop(name, None)
         others = [*samples.values()][::-1]
         part = _FIRST_SHARE if is_first else 1.0
@@ -162,7 +161,7 @@ class ColdEngine:
             weight_N[truth_N == value] /= weight_N[truth_N == value].sum()
         groups = []
         for kinds, share in say.items():
-            trees = _trees(FIRST_TREES if is_first else NUM_TREES, self._seed)
+            trees = _trees(FIRST_TREES if is_first else NUM_TREES)
             rows = np.concatenate([one.joined(kinds)[keep] for one, keep in kept])
             trees.fit(rows, truth_N, sample_weight=weight_N * len(truth_N))
             groups.append((trees, kinds, share))
@@ -179,7 +178,7 @@ class ColdEngine:
         """Give more say to features that tell left-out strokes, from the next answer on."""
         with self._guard:
             samples = [*self._samples.values()]
-        random = np.random.default_rng(self._seed)
+        random = np.random.default_rng(0)
         each = max(40, _TRIAL_SAMPLES // max(1, len(samples)))
         kept = [(one, _some(np.arange(len(one.truth_N)), each, random)) for one in samples]
         truth_N = np.concatenate([[], *(one.truth_N[keep] for one, keep in kept)])
@@ -190,7 +189,7 @@ class ColdEngine:
         found = {}
         for kinds in self.say:
             rows = np.concatenate([one.joined(kinds)[keep] for one, keep in kept])
-            loss = _left_out_loss(rows, truth_N, group_N, folds, self._seed)
+            loss = _left_out_loss(rows, truth_N, group_N, folds)
             found[kinds] = float(np.exp(-loss / _CAUTION))
         with self._guard:
             self.say = {kinds: value / sum(found.values()) for kinds, value in found.items()}
@@ -276,9 +275,8 @@ def settle(
 def snap(rgb_hw3: RGB, box: tuple[int, int, int, int], parts: Mapping[str, Features]) -> np.ndarray:
     """Find the thing in a box: the outside is background, its middle foreground, trees decide.
 
-    GrabCut's idea without its graph cut: trees learn what is around the box and what is in its
-    middle, a random walk joins pixels of one colour, and both are repeated on what was found.
-    Image, box (top, left, bottom, right), features and the mask returned are at the engines' size.
+    GrabCut's idea without its graph cut, repeated on what was found: trees, then a random walk.
+    Box (top, left, bottom, right), features and the mask returned are at the engines' size.
     """
     height, width = rgb_hw3.shape[:2]
     top, left, bottom, right = box
@@ -302,7 +300,7 @@ def snap(rgb_hw3: RGB, box: tuple[int, int, int, int], parts: Mapping[str, Featu
         picks = [_some(np.flatnonzero(seeds_hw == value), 1_500, random) for value in (0, 1)]
         if min(map(len, picks)) == 0:
             break
-        trees = _trees(TRIAL_TREES, 0)
+        trees = _trees(TRIAL_TREES)
         trees.fit(flat[np.concatenate(picks)], np.repeat([0, 1], [len(one) for one in picks]))
         answer = trees.predict_proba(flat)[:, 1].reshape(seeds_hw.shape).astype(np.float32)
         answer = settle(answer, rgb_hw3[area], outside_hw)
@@ -319,26 +317,24 @@ def snap(rgb_hw3: RGB, box: tuple[int, int, int, int], parts: Mapping[str, Featu
     return whole
 
 
-def _trees(num: int, seed: int) -> "ExtraTreesClassifier":
+def _trees(num: int) -> "ExtraTreesClassifier":
     from sklearn.ensemble import ExtraTreesClassifier
 
-    return ExtraTreesClassifier(num, max_features="sqrt", random_state=seed, n_jobs=1)
+    return ExtraTreesClassifier(num, max_features="sqrt", random_state=0, n_jobs=1)
 
 
 def _some(places: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
     return places if len(places) <= most else random.choice(places, most, replace=False)
 
 
-def _left_out_loss(
-    rows: np.ndarray, truth_N: np.ndarray, group_N: np.ndarray, folds: int, seed: int
-) -> float:
+def _left_out_loss(rows: np.ndarray, truth_N: np.ndarray, group_N: np.ndarray, folds: int) -> float:
     """Log loss, as much for foreground as for background, on whole strokes that were left out."""
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.utils.class_weight import compute_sample_weight
 
-    trees = _trees(TRIAL_TREES, seed).set_params(class_weight="balanced")
-    cv = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    trees = _trees(TRIAL_TREES).set_params(class_weight="balanced")
+    cv = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     how = {"groups": group_N, "cv": cv, "method": "predict_proba"}
     found = np.clip(cross_val_predict(trees, rows, truth_N, **how)[:, 1], 0.02, 0.98)
     weights = compute_sample_weight("balanced", truth_N)

@@ -52,10 +52,9 @@ CHECK_SHARE = 10
 class Project:
     """An open project; one process at a time, any number of threads and windows.
 
-    `images` is their folder, one that holds `images/`, or a project's own; `home` is for the
-    labels, beside the images if left out; `config` tells the meanings of values of masks that are
-    there already. Raises DataError (no images, two of one name, stacks, masks that can't be read)
-    and UsageError (open elsewhere, or the labels there are of another folder).
+    `home` is for the labels, beside the images if left out; `config` tells the meanings of values
+    of masks that are there already. Raises DataError (no images, two of one name, stacks, masks
+    that can't be read) and UsageError (open elsewhere, or the labels are of another folder).
     """
 
     def __init__(

@@ -64,10 +64,9 @@ class Session:
     """An open project with its cold engine, and the network that trains beside (None for none)."""
 
     def __init__(
-        self, project: Project, *, engine: ColdEngine, network: Network | None = None, seed: int = 0
+        self, project: Project, *, engine: ColdEngine, network: Network | None = None
     ) -> None:
         self.project, self.engine, self.network = project, engine, network
-        self._seed = seed
         self._state = threading.Condition()
         self._opened: OrderedDict[str, OpenImage] = OrderedDict()
         self._outlooks: dict[str, Outlook] = {}
@@ -199,11 +198,7 @@ class Session:
         fine: bool = False,
         wait: float = 0.0,
     ) -> Shown:
-        """Give a part of an image, one pixel in 2^level x 2^level.
-
-        It waits up to `wait` seconds for a prediction that knows of the line `after` of the log,
-        and is `fine`; then it gives what is there. UsageError: the part is outside of the image.
-        """
+        """Give a part of an image, one pixel in 2^level x 2^level; it waits for `after`, `fine`."""
         opened = self.open(name)
         height, width = opened.image.size
         box = (*box[:2], min(box[2], height), min(box[3], width))
@@ -242,8 +237,8 @@ class Session:
         if not any(name in self._offered for name in names):
             unknown = Outlook(foreground=1.0, doubt=1.0, look=np.zeros(1, np.float32))
             outlooks = {name: self._outlooks.get(name, unknown) for name in names}
-            seed = self._seed + len(self.project.rows()) - len(rows)
-            self._offered = rank(outlooks, rule="random", seed=seed)
+            num_settled = len(self.project.rows()) - len(rows)
+            self._offered = rank(outlooks, rule="random", seed=num_settled)
         chosen = next((name for name in self._offered if name in names), names[0])
         later = [name for name in self._offered if name in names and name != chosen]
         if later:

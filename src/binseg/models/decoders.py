@@ -194,11 +194,7 @@ def _first_quarter(encoder: Encoder) -> int:
 
 
 class FPNDecoder(Decoder):
-    """Feature pyramid (arXiv 1612.03144) with the branches of Panoptic FPN (arXiv 1901.02446).
-
-    The segmentation branch has half of the pyramid's channels. Top-down maps are resized bilinearly
-    (published: nearest neighbour), so that odd sizes stay aligned.
-    """
+    """Feature pyramid (arXiv 1612.03144) with the branches of Panoptic FPN (arXiv 1901.02446)."""
 
     def __init__(self, encoder: Encoder, *, decoder_width: int, norm: Norm, bias: bool) -> None:
         super().__init__()

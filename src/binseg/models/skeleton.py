@@ -97,11 +97,7 @@ def fit_by_padding(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
 def join_maps(
     up_BChw: Tensor, skip_BChw: Tensor | None, *, rule: Join, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor | None]:
-    """Bring an upsampled map and its skip (or, without one, the map alone) to one size.
-
-    `pad` fits the upsampled map to the skip with zeros, and `resize-up` bilinearly; `resize-skip`
-    resizes the skip to the upsampled map. `size` is the aim where there is no skip.
-    """
+    """Bring an upsampled map and its skip to one size, by the `rule`; without a skip to `size`."""
     if rule == "resize-skip":
         return up_BChw, None if skip_BChw is None else resize(skip_BChw, size_of(up_BChw))
     if skip_BChw is not None:

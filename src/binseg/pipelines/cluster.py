@@ -93,8 +93,8 @@ def predict_on(
     for round_ in source.rounds(sink, options):
         found = sink.settled(round_, options)
         everything += PredictResult(failures=tuple(found.failures), left_out=tuple(found.left_out))
-        how = {"report": sink.entries is not None, "overwrite": sink.replaces_others}
-        work = partial(_predict, files, sink.out, options, **how)
+        reports, renews = sink.entries is not None, sink.replaces_others
+        work = partial(_predict, files, sink.out, options, report=reports, overwrite=renews)
         plain = [one for one in found.images if one.kind == "image"]
         with progress.task("predicting", total=len(plain)) as task:
             for result, entries in driver.results(work, _batched(plain)):

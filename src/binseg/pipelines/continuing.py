@@ -46,11 +46,7 @@ def earlier_bundle(recipe: Recipe) -> Bundle:
 
 
 def continued(recipe: Recipe) -> Recipe:
-    """Fill in what the earlier model decides: the network, and its preprocessing.
-
-    The recipe may change any of `input` but the channels. Raises BundleError (it can't be read)
-    and UsageError (another network, other channels or first weights are asked for).
-    """
+    """Fill in network and preprocessing of the earlier model; BundleError and UsageError."""
     if recipe.model.start_from is None:
         return recipe
     card = earlier_bundle(recipe).card

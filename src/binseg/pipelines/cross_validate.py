@@ -155,8 +155,8 @@ def _run(
     parts = {one.value: one for one in report.slices if one.by == FOLD_COLUMN}
     folds = []
     for fold, (run, predictor) in enumerate(zip(runs, predictors, strict=True)):
-        part, place = parts[str(fold)], {"folder": run.path, "threshold": predictor.threshold}
-        folds.append(Fold(**place, num_images=part.num_images, dice=part.dice))
+        num, dice, cut = parts[str(fold)].num_images, parts[str(fold)].dice, predictor.threshold
+        folds.append(Fold(folder=run.path, threshold=cut, num_images=num, dice=dice))
     seconds = time.perf_counter() - started
     return CrossResult(folder=folder, folds=tuple(folds), pooled=report, seconds=seconds)
 

@@ -168,16 +168,11 @@ def calibrate(
     *,
     guarantees: Sequence[str] = (),
     learn: bool = False,
-    device: str = "auto",
     progress: Progress = SILENT,
 ) -> tuple[Guarantee, ...]:
-    """Choose thresholds with a guarantee on the validation images, and write them into the card.
-
-    `guarantees` are promises such as `recall=0.95`, `learn` fits anew what the card knows of its
-    data. Raises UsageError, DataError (no or too few validation images) and OutputError.
-    """
+    """Note thresholds that keep `guarantees` on the card; `learn` fits anew what it knows."""
     wanted = [parse_guarantee(one) for one in guarantees]
-    predictor = load(run, device=device)
+    predictor = load(run)
     assert predictor.bundle is not None
     assert predictor.card is not None
     origin = Origin.of(predictor)

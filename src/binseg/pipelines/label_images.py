@@ -44,19 +44,14 @@ def open_session(
     home: Path | None = None,
     masks: DataConfig | None = None,
     trains: bool = True,
-    round_seconds: float = ROUND_SECONDS,
     progress: Progress = SILENT,
 ) -> Session:
-    """Open a folder of images for labelling; raises DataError, UsageError (in use) and BundleError.
-
-    `model` predicts until a better network is trained (where it `trains`); `home` is for the
-    labels, beside the images if left out; `masks` tells the values of masks that are there.
-    """
+    """Open a folder of images for labelling; DataError, UsageError (in use) and BundleError."""
     predictor = None if model is None else load(model)
     project = Project(images, config=masks, home=home, progress=progress)
     try:
         makers = {"filters": filter_features, "lite0": warm_engine.lite0_features()}
-        network = Beside(project, predictor, trains=trains, seconds=round_seconds)
+        network = Beside(project, predictor, trains=trains)
         return Session(project, engine=ColdEngine(makers), network=network)
     except BaseException:
         project.close()
@@ -99,11 +94,8 @@ def suggest(
 class Beside:
     """The networks that train beside a session, in processes; `predictor` answers until then."""
 
-    def __init__(
-        self, project: Project, predictor: ModelPredictor | None, *, trains: bool, seconds: float
-    ) -> None:
-        self._project, self._predictor = project, predictor
-        self._trains, self._seconds = trains, seconds
+    def __init__(self, project: Project, predictor: ModelPredictor | None, *, trains: bool) -> None:
+        self._project, self._predictor, self._trains = project, predictor, trains
         key = hashlib.sha256(str(project.home).encode()).hexdigest()[:16]
         self._folder = cache_dir() / "label" / key
         self._guard = threading.Lock()
@@ -142,10 +134,9 @@ class Beside:
         if not self._trains or self._ends or self._is_training():
             return
         if self._warm is None or not self._warm.is_alive():
-            facts = (self._project.home, self._project.images, self._folder, self._seconds)
-            self._warm = self._context.Process(
-                target=_rounds, args=(facts, self._orders, self._events), daemon=True
-            )
+            facts = (self._project.home, self._project.images, self._folder)
+            queues = (self._orders, self._events)
+            self._warm = self._context.Process(target=_rounds, args=facts + queues, daemon=True)
             self._warm.start()
         self._orders.put(list(first))
 
@@ -208,11 +199,10 @@ def _read_version(folder: Path) -> int:
         return 0
 
 
-def _rounds(facts: tuple[Path, Path, Path, float], orders: Any, events: Any) -> None:
+def _rounds(home: Path, images: Path, folder: Path, orders: Any, events: Any) -> None:
     """Train a round whenever there are new labels, until the parent ends."""
     import torch
 
-    home, images, folder, seconds = facts
     with suppress(OSError):
         os.nice(10)
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
@@ -233,7 +223,7 @@ def _rounds(facts: tuple[Path, Path, Path, float], orders: Any, events: Any) -> 
         if last == learnt:
             continue
         rows = image_rows(db, dict(image_files(images, home)))
-        network = _round(db, rows, seconds)
+        network = _round(db, rows)
         if network is None:
             continue
         learnt = last
@@ -255,7 +245,7 @@ def _rounds(facts: tuple[Path, Path, Path, float], orders: Any, events: Any) -> 
             events.put(("version", version))
 
 
-def _round(db: Any, rows: Sequence[Any], seconds: float) -> warm_engine.WarmNetwork | None:
+def _round(db: Any, rows: Sequence[Any]) -> warm_engine.WarmNetwork | None:
     """Train on the labels that are there now; None where they show one kind only."""
     examples, seen = [], set()
     taught = [row for row in rows if not row.is_check and (row.num_strokes or row.state == "done")]
@@ -267,7 +257,7 @@ def _round(db: Any, rows: Sequence[Any], seconds: float) -> warm_engine.WarmNetw
             seen |= {*np.unique(labels_hw).tolist()}
     if not {0, 1} <= seen:
         return None
-    return warm_engine.train_round(warm_engine.base_network(), examples, seconds=seconds)
+    return warm_engine.train_round(warm_engine.base_network(), examples, seconds=ROUND_SECONDS)
 
 
 def _score(db: Any, network: warm_engine.WarmNetwork, row: Any) -> float:

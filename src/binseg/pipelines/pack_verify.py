@@ -63,8 +63,14 @@ def pack(
             card = card.model_copy(update=facts)
             bundle, difference = _changed(bundle, card, Path(scratch) / "bundle", half=half)
         pack_zip(bundle, out)
-    facts = {"path": out, "id": bundle.card.id, "name": bundle.card.name, "left_out": left_out}
-    return PackResult(num_bytes=out.stat().st_size, largest_difference=difference, **facts)
+    return PackResult(
+        path=out,
+        id=bundle.card.id,
+        name=bundle.card.name,
+        num_bytes=out.stat().st_size,
+        largest_difference=difference,
+        left_out=left_out,
+    )
 
 
 def _changed(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Num
@@ -177,13 +177,9 @@ class JobWorker:
         is_large = survey.needs_windows
         if is_large and query.output == "probability":
             options = replace(options, outputs=("probability",))
-        image = _JobImage(
-            path=folder / IMAGE,
-            relative=Path(IMAGE),
-            kind="large" if is_large else "image",
-            title=job.name,
-            cage=self._cage,
-        )
+        place: Any = {"path": folder / IMAGE, "relative": Path(IMAGE), "title": job.name}
+        kind: Literal["image", "large"] = "large" if is_large else "image"
+        image = _JobImage(**place, kind=kind, cage=self._cage)
         sink = _JobSink(query.output, folder)
         done = run(ListedSource([image]), model.predictor, sink, options, progress=current)
         if done.failures:
@@ -259,16 +255,11 @@ def check_job(cage: Cage, path: Path, output: Output, *, name: str, limits: Limi
 
 def facts_of(job: Job, worker: JobWorker) -> dict[str, Any]:
     """Show a job as clients see it."""
-    facts: dict[str, Any] = {
-        "id": job.id,
-        "state": job.state,
-        "progress": round(worker.progress(job), 4),
-        "location": f"/v1/jobs/{job.id}",
-        "model": job.model,
-        "name": job.name,
-    }
+    shown, place = ("id", "state", "model", "name"), f"/v1/jobs/{job.id}"
+    facts: dict[str, Any] = {name: getattr(job, name) for name in shown}
+    facts |= {"progress": round(worker.progress(job), 4), "location": place}
     if job.state == "done":
-        facts["result"] = f"/v1/jobs/{job.id}/result"
+        facts["result"] = f"{place}/result"
     if job.state == "failed":
         facts["error"] = {"code": job.code, "message": job.message}
     return facts

@@ -151,10 +151,8 @@ ACTIONS: dict[str, tuple[type[BaseModel], Callable[..., int | None]]] = {
 class LabelService:
     """A session as the application needs a service; it is closed with the server."""
 
-    def __init__(self, session: Session, *, limits: Limits | None = None) -> None:
-        self.session = session
-        self.limits = limits or Limits()
-        self.is_ready = False
+    def __init__(self, session: Session) -> None:
+        self.session, self.limits, self.is_ready = session, Limits(), False
         self.tiles = _Tiles(session)
         self.waiting = ThreadPoolExecutor(32, thread_name_prefix="binseg-masks")
         """Requests for masks, which wait for an engine, so that no stroke waits behind them."""

@@ -204,12 +204,13 @@ class Checkpointer:
         command: str | None,
         progress: Progress,
         writes: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.saved: Position | None = None
         """Position of the newest checkpoint; None before the first."""
         self._folder, self._minutes = folder, recipe.train.checkpoint_minutes
         self._command, self._progress = command or resume_command(folder), progress
-        self._writes, self._mark = writes, time.monotonic()
+        self._writes, self._clock, self._mark = writes, clock, clock()
         self._best: bytes | None = None  # best weights that couldn't be written yet
 
     @property
@@ -222,11 +223,11 @@ class Checkpointer:
     @property
     def is_due(self) -> bool:
         """Return True if the last checkpoint is old enough."""
-        return time.monotonic() - self._mark >= 60 * self._minutes
+        return self._clock() - self._mark >= 60 * self._minutes
 
     def save(self, position: Position, state_of: Callable[[], dict[str, Any] | None]) -> None:
         """Write a checkpoint of `state_of` (None: the numbers went bad), or say why not."""
-        self._mark = time.monotonic()
+        self._mark = self._clock()
         if not self._writes:
             return
         state = state_of()

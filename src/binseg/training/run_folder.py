@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from binseg.config import Recipe, dump_recipe, load_recipe
@@ -155,14 +156,17 @@ class RunFolder:
         """Return which split each image of the run is in, by id; None where it was left out."""
         return read_split(self.split_path)
 
+    def contents(self) -> dict[str, str]:
+        """Return the content of each image of the run, by id; empty for runs without it."""
+        return read_contents(self.split_path)
+
     def known(self) -> dict[str, Split | None]:
         """Return each image's split, by content, in this run and those it continues."""
         earlier: dict[str, Split | None] = {}
         if self.earlier_path.is_file():
             earlier = json.loads(self.earlier_path.read_text("utf-8"))
         splits = self.splits()
-        contents = read_contents(self.split_path)  # by id; empty for runs without it
-        pairs = [(one, splits[id_]) for id_, one in contents.items()] + [*earlier.items()]
+        pairs = [(one, splits[id_]) for id_, one in self.contents().items()] + [*earlier.items()]
         rank: dict[Split | None, int] = {"train": 2, "val": 1}
         return dict(sorted(pairs, key=lambda pair: rank.get(pair[1], 0)))
 
@@ -187,8 +191,14 @@ def check_writable(folder: Path) -> None:
     place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not place.is_dir():
         raise UsageError(f"{place} is a file; choose another folder with --out")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{place}: no permission to write there; choose another folder with --out")
+    try:
+        with TemporaryDirectory(prefix=TEMPORARY, dir=place):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(
+            f"{place}: can't write there ({reason}); choose another folder with --out"
+        ) from None
 
 
 def environment() -> dict[str, object]:

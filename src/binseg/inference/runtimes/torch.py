@@ -91,17 +91,13 @@ def _choose_device(device: str) -> str:
 
 
 def load_network(bundle: Bundle) -> nn.Module:
-    """Build the card's network with the bundle's weights, in float32, on the CPU.
-
-    It is drawn up on the meta device first, where it costs neither time nor memory: a card that
-    claims a network of terabytes is refused before anything of that size is made.
-    """
+    """Build the card's network with the bundle's weights in float32, once its size is believed."""
     weights = {
         name: one.astype(np.float32) if one.dtype == np.float16 else one
         for name, one in bundle.weights().items()
     }
     _check_claim(bundle, weights)
-    with torch.device("meta"):
+    with torch.device("meta"):  # costs nothing: a claim of terabytes is refused before it is made
         model = _build(bundle)
     expected = model.state_dict()
     _check_fit(bundle, expected, weights)
