@@ -169,9 +169,8 @@ class TiffImage(Decoder):
     @cached_property
     def keeps_alpha(self) -> bool:
         """Tell whether transparency varies like data: GDAL marks the fourth of four bands so."""
-        _, _, channels = self.stored_shape()
         marked = [int(extra) in (1, 2) for extra in self.page.extrasamples]
-        if self.layout != "page" or marked != [True] or channels not in (2, 4) or self._is_float:
+        if self.layout != "page" or self._is_float or sum(marked) != 1 or not marked[-1]:
             return False
         last_N = self._sample[:, -1]
         ends = (last_N == last_N.min()) | (last_N == last_N.max())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import SPLITS, name_some
+from binseg.data.dataset import SPLITS, counted, name_some
 from binseg.data.sources.annotations import (
     FolderImages,
     check_outlines,
@@ -106,7 +106,8 @@ def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | Non
         problems.append(f"annotations for images that are not listed: {name_some(strays)}")
     refuse(file, problems)
     num = sum(bool(a.get("iscrowd")) for a in kept)
-    crowds = [f"{num} crowd regions (iscrowd) count as foreground, as a whole"] if num else []
+    told = counted(num, "crowd region (iscrowd) counts", "crowd regions (iscrowd) count")
+    crowds = [f"{told} as foreground, as a whole"] if num else []
     return Findings(records=tuple(records), notes=(note, *crowds, *empty_note(records)))
 
 
@@ -192,8 +193,6 @@ def _shapes(
     segmentation, label = annotation.get("segmentation"), str(annotation.get("category_id", ""))
     if isinstance(segmentation, list) and segmentation:
         rings = tuple(ring_of(points) for points in segmentation)
-        if any(len(ring) < 3 for ring in rings):
-            raise ValueError("has fewer than 3 corners")
         return parts_of(rings, label), set()
     if not isinstance(segmentation, dict):
         raise ValueError("is missing (a box alone is no outline)")  # noqa: TRY004  # the file's fault

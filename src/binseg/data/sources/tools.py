@@ -20,8 +20,10 @@ from jaxtyping import UInt8
 from binseg.config.recipe import DataConfig
 from binseg.data.sources.annotations import (
     Annotated,
+    is_background,
     mapping,
     mask_of_png,
+    parts_of,
     read_outlines,
     rings_of_mask,
     shape_of,
@@ -82,12 +84,24 @@ def _objects(value: object) -> list[Mapping[str, Any]]:
     return [mapping(one) for one in _list(value)]
 
 
-def _annotated(read: Callable[[T], Shape | str], items: Iterable[T], **facts: Any) -> Annotated:
-    """Read each item of an image: a shape, or the kind of what is no area."""
-    found = [*map(read, items)]
+def _annotated(
+    read: Callable[[T], Shape | str | list[Shape]], items: Iterable[T], **facts: Any
+) -> Annotated:
+    """Read each item of an image: one shape or several, or the kind of what is no area."""
+    found = [one for got in map(read, items) for one in (got if isinstance(got, list) else [got])]
     shapes = tuple(one for one in found if isinstance(one, Shape))
     left_out = tuple(one for one in found if isinstance(one, str))
     return Annotated(shapes=shapes, left_out=left_out, **facts)
+
+
+def _with_labels(shape: Shape | str, labels: Iterable[object]) -> Shape | str | list[Shape]:
+    """Give an area once for each of its labels, so that it can be chosen by any of them."""
+    names = [str(one) for one in labels]
+    if isinstance(shape, str) or not names:
+        return shape
+    # What is called no object by one of its labels is none, whatever else is said of it.
+    usual = [one for one in names if is_background(one)] or names
+    return [replace(shape, label=one) for one in usual]
 
 
 def _box(left: float, top: float, width: float, height: float, *, label: str) -> Shape:
@@ -166,8 +180,13 @@ def label_studio(file: Path) -> Iterator[Annotated]:
         sizes = [(one.get("original_height"), one.get("original_width")) for one in results]
         data = mapping(task.get("data"))
         names = [data[key] for key in ("image", "img", "url") if key in data]
+        labels_of = {
+            one.get("id"): _list(mapping(one.get("value")).get("labels"))
+            for one in results
+            if one.get("type") == "labels"  # of the area of the same id
+        }
         one = _annotated(
-            _label_studio_shape,
+            partial(_label_studio_areas, labels_of),
             results,
             name=str(task.get("file_upload") or next(iter(names), "")),
             size=next((one for one in sizes if all(one)), (None, None)),
@@ -176,9 +195,15 @@ def label_studio(file: Path) -> Iterator[Annotated]:
         yield replace(one, left_out=(*one.left_out, *earlier))
 
 
+def _label_studio_areas(
+    labels_of: Mapping[object, list[Any]], result: Mapping[str, Any]
+) -> Shape | str | list[Shape]:
+    own = _list(mapping(result.get("value")).get(str(result.get("type"))))
+    return _with_labels(_label_studio_shape(result), own or labels_of.get(result.get("id"), []))
+
+
 def _label_studio_shape(result: Mapping[str, Any]) -> Shape | str:
-    kind, value = str(result.get("type", "")), mapping(result.get("value"))
-    label = str((_list(value.get(kind)) or [""])[0])
+    kind, value, label = str(result.get("type", "")), mapping(result.get("value")), ""
     height, width = result.get("original_height"), result.get("original_width")
     if not kind.startswith(("polygon", "rectangle", "ellipse", "brush")):
         return kind
@@ -227,13 +252,18 @@ def via(file: Path) -> Iterator[Annotated]:
         regions = entry.get("regions")
         each = list(regions.values()) if isinstance(regions, Mapping) else regions
         if "filename" in entry:
-            yield _annotated(_via_shape, _objects(each), name=str(entry["filename"]))
+            yield _annotated(_via_areas, _objects(each), name=str(entry["filename"]))
+
+
+def _via_areas(region: Mapping[str, object]) -> Shape | str | list[Shape]:
+    words: list[object] = []
+    for one in mapping(region.get("region_attributes")).values():  # boxes to tick: {name: true}
+        words += [key for key, on in one.items() if on] if isinstance(one, Mapping) else [one]
+    return _with_labels(_via_shape(region), filter(None, words))
 
 
 def _via_shape(region: Mapping[str, object]) -> Shape | str:
-    shape = mapping(region.get("shape_attributes"))
-    words = [one for one in mapping(region.get("region_attributes")).values() if one]
-    label = str(words[0]) if words else ""
+    shape, label = mapping(region.get("shape_attributes")), ""
     match shape.get("name"):
         case "polygon":
             xs, ys = _list(shape.get("all_points_x")), _list(shape.get("all_points_y"))
@@ -288,7 +318,7 @@ def _supervisely_shape(one: Mapping[str, Any]) -> Shape | str:
             holes = [tuple(_corners(_list(ring))) for ring in _list(points.get("interior"))]
             return shape_of(outside, label, holes=holes)
         case "rectangle" if len(outside) == 2:
-            (left, top), (right, bottom) = outside
+            (left, top), (right, bottom) = np.sort(outside, axis=0).tolist()  # in any order
             return _box(left, top, right - left + 1, bottom - top + 1, label=label)
         case "bitmap":
             bitmap = mapping(one.get("bitmap"))
@@ -316,14 +346,15 @@ def v7(file: Path) -> Iterator[Annotated]:
     )
 
 
-def _v7_shape(one: Mapping[str, Any]) -> Shape | str:
+def _v7_shape(one: Mapping[str, Any]) -> Shape | str | list[Shape]:
     polygon, label = mapping(one.get("polygon")), str(one.get("name", ""))
     paths = _list(polygon.get("paths")) or [
         path for path in (polygon.get("path"), *_list(polygon.get("additional_paths"))) if path
     ]
     rings = [tuple(_corners((p.get("x"), p.get("y")) for p in _objects(path))) for path in paths]
     if rings:
-        return shape_of(rings[0], label, holes=rings[1:])
+        parts = parts_of(rings, label)
+        return [shape_of(part.rings[0], label, holes=part.rings[1:]) for part in parts]
     if ellipse := mapping(one.get("ellipse")):
         (x, y), (rx, ry) = (_fields(mapping(ellipse.get(n)), "x y") for n in ("center", "radius"))
         angle = np.degrees(_numbers([ellipse.get("angle") or 0])[0])
