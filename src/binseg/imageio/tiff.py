@@ -301,7 +301,7 @@ def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) ->
     if page is None and content.num_pages > 1 and not any_page:
         raise ImageError(
             f"{name}: a stack of {content.num_pages} pages; name one of them, 0 to "
-            f"{content.num_pages - 1}"
+            f"{content.num_pages - 1}, or give the file itself where a pipe was given"
         )
     image = image_of(content, 0 if page is None else page, name=name)
     height, width, channels = image.stored_shape()

@@ -553,4 +553,7 @@ def test_stacks_without_a_mask_may_be_empty_pages(
     assert [(record.page, record.shapes) for record in data.records[5:]] == [
         (page, ()) for page in range(5)
     ]
-    assert not any(read_sample(one, data.rule).mask_HW.any() for one in data.records[5:])
+    for record in data.records[5:]:
+        mask_HW = read_sample(record, data.rule).mask_HW
+        assert mask_HW is not None
+        assert not mask_HW.any()

@@ -85,23 +85,23 @@ def _objects(value: object) -> list[Mapping[str, Any]]:
 
 
 def _annotated(
-    read: Callable[[T], Shape | str | list[Shape]], items: Iterable[T], **facts: Any
+    read: Callable[[T], Shape | str | list[Shape]],
+    items: Iterable[T],
+    labels_of: Callable[[T], Iterable[object]] = lambda _: (),
+    **facts: Any,
 ) -> Annotated:
-    """Read each item of an image: one shape or several, or the kind of what is no area."""
-    found = [one for got in map(read, items) for one in (got if isinstance(got, list) else [got])]
-    shapes = tuple(one for one in found if isinstance(one, Shape))
-    left_out = tuple(one for one in found if isinstance(one, str))
-    return Annotated(shapes=shapes, left_out=left_out, **facts)
-
-
-def _with_labels(shape: Shape | str, labels: Iterable[object]) -> Shape | str | list[Shape]:
-    """Give an area once for each of its labels, so that it can be chosen by any of them."""
-    names = [str(one) for one in labels]
-    if isinstance(shape, str) or not names:
-        return shape
-    # What is called no object by one of its labels is none, whatever else is said of it.
-    usual = [one for one in names if is_background(one)] or names
-    return [replace(shape, label=one) for one in usual]
+    """Read each item of an image: its shapes, once for each label, or the kind of what is none."""
+    shapes: list[Shape] = []
+    left_out: list[str] = []
+    for item in items:
+        got, names = read(item), [str(one) for one in labels_of(item) if one]
+        names = [one for one in names if is_background(one)] or names  # none by one of them is none
+        for one in got if isinstance(got, list) else [got]:
+            if isinstance(one, Shape):
+                shapes += [replace(one, label=name) for name in names] or [one]
+            else:
+                left_out.append(one)
+    return Annotated(shapes=tuple(shapes), left_out=tuple(left_out), **facts)
 
 
 def _box(left: float, top: float, width: float, height: float, *, label: str) -> Shape:
@@ -180,14 +180,12 @@ def label_studio(file: Path) -> Iterator[Annotated]:
         sizes = [(one.get("original_height"), one.get("original_width")) for one in results]
         data = mapping(task.get("data"))
         names = [data[key] for key in ("image", "img", "url") if key in data]
-        labels_of = {
-            one.get("id"): _list(mapping(one.get("value")).get("labels"))
-            for one in results
-            if one.get("type") == "labels"  # of the area of the same id
-        }
+        # Labels that are results of their own have the id of their area.
+        apart = {r.get("id"): _label_studio_labels(r) for r in results if r.get("type") == "labels"}
         one = _annotated(
-            partial(_label_studio_areas, labels_of),
+            _label_studio_shape,
             results,
+            lambda r, apart=apart: _label_studio_labels(r) or apart.get(r.get("id"), []),
             name=str(task.get("file_upload") or next(iter(names), "")),
             size=next((one for one in sizes if all(one)), (None, None)),
         )
@@ -195,11 +193,8 @@ def label_studio(file: Path) -> Iterator[Annotated]:
         yield replace(one, left_out=(*one.left_out, *earlier))
 
 
-def _label_studio_areas(
-    labels_of: Mapping[object, list[Any]], result: Mapping[str, Any]
-) -> Shape | str | list[Shape]:
-    own = _list(mapping(result.get("value")).get(str(result.get("type"))))
-    return _with_labels(_label_studio_shape(result), own or labels_of.get(result.get("id"), []))
+def _label_studio_labels(result: Mapping[str, Any]) -> list[Any]:
+    return _list(mapping(result.get("value")).get(str(result.get("type"))))
 
 
 def _label_studio_shape(result: Mapping[str, Any]) -> Shape | str:
@@ -252,14 +247,14 @@ def via(file: Path) -> Iterator[Annotated]:
         regions = entry.get("regions")
         each = list(regions.values()) if isinstance(regions, Mapping) else regions
         if "filename" in entry:
-            yield _annotated(_via_areas, _objects(each), name=str(entry["filename"]))
+            yield _annotated(_via_shape, _objects(each), _via_labels, name=str(entry["filename"]))
 
 
-def _via_areas(region: Mapping[str, object]) -> Shape | str | list[Shape]:
+def _via_labels(region: Mapping[str, object]) -> list[object]:
     words: list[object] = []
     for one in mapping(region.get("region_attributes")).values():  # boxes to tick: {name: true}
         words += [key for key, on in one.items() if on] if isinstance(one, Mapping) else [one]
-    return _with_labels(_via_shape(region), filter(None, words))
+    return words
 
 
 def _via_shape(region: Mapping[str, object]) -> Shape | str:
