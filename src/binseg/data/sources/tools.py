@@ -181,11 +181,12 @@ def label_studio(file: Path) -> Iterator[Annotated]:
         data = mapping(task.get("data"))
         names = [data[key] for key in ("image", "img", "url") if key in data]
         # Labels that are results of their own have the id of their area.
-        apart = {r.get("id"): _label_studio_labels(r) for r in results if r.get("type") == "labels"}
+        named = [one for one in results if one.get("type") == "labels"]
+        apart = {one.get("id"): _studio_labels({}, one) for one in named}
         one = _annotated(
             _label_studio_shape,
             results,
-            lambda r, apart=apart: _label_studio_labels(r) or apart.get(r.get("id"), []),
+            partial(_studio_labels, apart),
             name=str(task.get("file_upload") or next(iter(names), "")),
             size=next((one for one in sizes if all(one)), (None, None)),
         )
@@ -193,8 +194,9 @@ def label_studio(file: Path) -> Iterator[Annotated]:
         yield replace(one, left_out=(*one.left_out, *earlier))
 
 
-def _label_studio_labels(result: Mapping[str, Any]) -> list[Any]:
-    return _list(mapping(result.get("value")).get(str(result.get("type"))))
+def _studio_labels(apart: Mapping[object, list[Any]], result: Mapping[str, Any]) -> list[Any]:
+    own = _list(mapping(result.get("value")).get(str(result.get("type"))))
+    return own or apart.get(result.get("id"), [])
 
 
 def _label_studio_shape(result: Mapping[str, Any]) -> Shape | str:
