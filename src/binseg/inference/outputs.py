@@ -19,7 +19,7 @@ from binseg.inference.prediction import FILES
 from binseg.inference.predictor import Predictor
 from binseg.inference.sources import InputImage
 from binseg.inference.video import facts_of_video
-from binseg.storage import csv_text, read_text, write_json, write_text
+from binseg.storage import csv_text, write_json, write_text
 
 _OF_FILES = ("tolerance", "pixel_size", "crop", "background")
 """Options that change files, beside those that the model and its post-processing tell."""
@@ -162,7 +162,7 @@ def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
         # Pages of a stack, and images of two folders, may have one name; outputs have their own.
         runs_of = {_stem_in(out, one, "kaggle"): one for one in _parts(out, "kaggle")}
         rows = [
-            {"ImageId": name, "EncodedPixels": read_text(one).strip().rpartition(",")[2]}
+            {"ImageId": name, "EncodedPixels": _text(one).strip().rpartition(",")[2]}
             for name, one in runs_of.items()
         ]
         write_text(out / KAGGLE, csv_text(rows, ["ImageId", "EncodedPixels"]))
@@ -197,8 +197,12 @@ def _stem_in(out: Path, path: Path, kind: str) -> str:
     return path.relative_to(out).as_posix().removesuffix(FILES[kind].ending)
 
 
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", errors="surrogateescape")
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text("utf-8", errors="surrogateescape"))))
+    return list(csv.DictReader(io.StringIO(_text(path))))
 
 
 def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:
