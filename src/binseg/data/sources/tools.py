@@ -76,6 +76,7 @@ def _annotated(
     read: Callable[[T], Shape | str | list[Shape]],
     items: Iterable[T],
     labels_of: Callable[[T], Iterable[object]] = lambda _: (),
+    /,
     **facts: Any,
 ) -> Annotated:
     """Read each item of an image: its shapes, once for each label, or the kind of what is none."""
