@@ -137,7 +137,7 @@ def small_training(folder: Path, *, workers: int) -> None:
         {
             "input": {"size": SIZE},
             "model": {"name": "unet", "options": NETWORK},
-            "augment": {"preset": "report-b"},
+            "augment": {"preset": "pet-augmented"},
             "optimizer": {"lr": 3e-3},
             "schedule": {"name": "plateau", "patience": 0, "warmup_epochs": 0.5},
             "train": {

@@ -47,7 +47,7 @@ FIXED = (
     "model.name=resnet34-unet",
     "input.size=256",
     "input.resize=stretch",
-    "augment.preset=report-d",
+    "augment.preset=pet-cosine",
 )
 SCRATCH = ("model.encoder_weights=none",)
 SIDES = ("plan", "fixed", "scratch")

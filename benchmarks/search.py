@@ -67,7 +67,7 @@ CHANGES: tuple[tuple[str, Mapping[str, object]], ...] = (
     ("rate 6e-3", {"optimizer.lr": 6e-3}),
     ("loss: lovasz", {"loss.name": "lovasz"}),
     ("batch 8", {"train.batch_size": 8}),
-    ("augmentation: report D's", {"augment.preset": "report-d"}),
+    ("augmentation: report D's", {"augment.preset": "pet-cosine"}),
     ("weight decay 0.1", {"optimizer.weight_decay": 0.1}),
     ("weight decay 0", {"optimizer.weight_decay": 0.0}),
     ("optimiser: sgd, rate 0.05", {"optimizer.name": "sgd", "optimizer.lr": 0.05}),

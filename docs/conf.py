@@ -13,6 +13,7 @@ html_static_path = ["_static"]
 html_title = "binseg"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+smartquotes = False  # options and what is to be copied keep their dashes and quotes
 autodoc_typehints = "none"
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r".*")]

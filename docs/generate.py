@@ -5,7 +5,6 @@ python docs/generate.py --check   exit 1 if they are not what the code says
 """
 
 import difflib
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -52,14 +51,7 @@ def help_of(*words: str) -> str:
     result = CliRunner(env=SETTINGS).invoke(app, [*words, "--help"], prog_name="binseg")
     if result.exit_code != 0:
         raise SystemExit(f"binseg {' '.join(words)} --help failed: {result.output}")
-    return without_boxes("\n".join(line.rstrip() for line in result.stdout.splitlines()).strip())
-
-
-def without_boxes(text: str) -> str:
-    """Take the frames off a help text, which a page would cut: their titles become lines."""
-    lines = (re.sub(r"^╭─ (.*?) ─*╮$", r"\1:", line) for line in text.splitlines())
-    inner = (re.sub(r"^│(.*?)\s*│$", r" \1", line) for line in lines if not line.startswith("╰"))
-    return "\n".join(line.rstrip() for line in inner)
+    return result.stdout.rstrip()
 
 
 def cli_page() -> str:

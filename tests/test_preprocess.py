@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -24,10 +25,13 @@ FITS: list[ResizeMode] = ["stretch", "letterbox", "tile"]
 
 
 def settings_of(
-    resize: ResizeMode = "stretch", channels: int = 3, intensity: Intensity = "dtype"
+    resize: ResizeMode = "stretch",
+    channels: int = 3,
+    intensity: Intensity = "dtype",
+    depth: Literal[8, 16] = 8,
 ) -> Preprocessing:
     return Preprocessing(
-        height=32, width=24, resize=resize, channels=channels, intensity=intensity,
+        height=32, width=24, resize=resize, channels=channels, intensity=intensity, depth=depth,
         mean=(0.5,) * channels, std=(0.25,) * channels,
     )  # fmt: skip
 
@@ -150,22 +154,35 @@ def test_percentiles_of_large_images_come_from_every_few_pixels() -> None:
 @pytest.mark.parametrize("have", [1, 3])
 @pytest.mark.parametrize("want", [1, 3])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("depth", [8, 16])
 def test_prepare_is_to_unit_then_place(
-    resize: ResizeMode, intensity: Intensity, have: int, want: int, dtype: type[np.generic]
+    *,
+    resize: ResizeMode,
+    intensity: Intensity,
+    have: int,
+    want: int,
+    dtype: type[np.generic],
+    depth: Literal[8, 16],
 ) -> None:
     """The quick ways give the plain way's numbers, but for rounding (two levels where mixed)."""
     top = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype.__name__]
     image_HWC: np.ndarray = (RGB[:, :, :have] / 255 * top).astype(dtype)
-    preprocessing = settings_of(resize, want, intensity)
+    preprocessing = settings_of(resize, want, intensity, depth)
     inputs_NHWC, placements = prepare(image_HWC, preprocessing)
-    assert inputs_NHWC.dtype == np.uint8
+    assert inputs_NHWC.dtype == {8: np.uint8, 16: np.uint16}[depth]
     assert inputs_NHWC.shape == (len(placements), 32, 24, want)
     assert placements == plan(40, 56, preprocessing)
     unit_HWC = to_unit(image_HWC, preprocessing)
     for input_HWC, placement in zip(inputs_NHWC, placements, strict=True):
-        exact = place(unit_HWC, placement) * 255
-        quick = dtype == np.uint8 and intensity == "dtype"
-        assert np.abs(input_HWC - exact).max() <= (1.51 if quick else 0.501)
+        exact = place(unit_HWC, placement) * preprocessing.top
+        quick = dtype == np.uint8 and intensity == "dtype" and depth == 8
+        rounding = 0.501 if depth == 8 else 0.6  # of float32, which has 24 bits
+        assert np.abs(input_HWC - exact).max() <= (1.51 if quick else rounding)
+    np.testing.assert_allclose(
+        normalise(inputs_NHWC, preprocessing).transpose(0, 2, 3, 1),
+        (inputs_NHWC / preprocessing.top - 0.5) / 0.25,
+        atol=1e-6,
+    )
 
 
 def test_the_usual_case_is_pillows_resize() -> None:
@@ -251,10 +268,13 @@ KINDS: dict[str, tuple[np.ndarray, int]] = {
 
 @pytest.mark.parametrize("intensity", ["dtype", "percentile"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_images_hold_the_tiles_of_prediction(kind: str, intensity: Intensity) -> None:
+@pytest.mark.parametrize("depth", [8, 16])
+def test_training_images_hold_the_tiles_of_prediction(
+    kind: str, intensity: Intensity, depth: Literal[8, 16]
+) -> None:
     """At scale 1 a patch of the whole image is the tile of prediction, to the bit."""
     image_HWC, channels = KINDS[kind]
-    shape = settings_of("tile", channels, intensity)
+    shape = settings_of("tile", channels, intensity, depth)
     whole_HWC = prepare_image(image_HWC, shape)
     assert whole_HWC.shape == (40, 56, channels)
     inputs_NHWC, placements = prepare(image_HWC, shape)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import ctypes
+import difflib
 import errno
 import hashlib
 import io
@@ -205,6 +206,16 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def alike(path: Path) -> str:
+    """Name what lies beside a missing path under nearly its name, for a message; '' if nothing."""
+    with contextlib.suppress(OSError):
+        near = difflib.get_close_matches(
+            path.name, (one.name for one in path.parent.iterdir()), n=1
+        )
+        return f" (did you mean {path.parent / near[0]}?)" if near else ""
+    return ""
 
 
 def open_file(path: Path) -> io.BufferedReader:

@@ -137,6 +137,18 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     nodata: float | None = None
     """The value of pixels without data, where users declare one beyond what files say."""
+    depth: Literal[8, 16] = 8
+    """Bits of an input's values, 8 or 16: steps of grey between what becomes 0 and 1."""
+
+    @property
+    def top(self) -> int:
+        """The value of an input that stands for 1: 255 or 65,535."""
+        return (1 << self.depth) - 1
+
+    @property
+    def pixel_type(self) -> str:
+        """The type of inputs: uint8 or uint16."""
+        return f"uint{self.depth}"
 
     def as_trained(self) -> "Preprocessing":
         """The same with all tiles of the size that training sees."""

@@ -108,7 +108,7 @@ def test_many_grey_images_are_trained_from_scratch(photos: Fingerprint, stocked:
     made = make_plan(replace(photos, grey_share=1.0), both, budget=1200.0, given={})
     assert made.recipe().model.encoder_weights is None
     assert made.recipe().model.name == "unet-compact"
-    assert "no better for this many grey images" in made.setting("model.encoder_weights").reason
+    assert "for so many grey images" in made.setting("model.encoder_weights").reason
     few = make_plan(replace(photos, grey_share=1.0, num_train=59), both, budget=1200.0, given={})
     assert few.recipe().model.encoder_weights == "imagenet"
     fewest = make_plan(replace(photos, grey_share=1.0, num_train=9), both, budget=1200.0, given={})

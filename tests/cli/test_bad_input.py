@@ -419,7 +419,7 @@ CASES: list[tuple[Callable[[Desk], Argv], int, str]] = [
     (swapped, 1, "are images and masks swapped?"),
     (one_level_too_deep, 1, "did you mean"),
     (one_level_too_high, 1, "data or "),
-    (out_without_permission, 1, "/sys/runs"),
+    (out_without_permission, 2, "--out"),
     (strange_budget, 2, "2m30s"),
     (absent_gpu, 2, "--device cuda"),
     (check_of_no_folder, 1, "nowhere"),

@@ -148,7 +148,7 @@ def test_masks_to_doubt_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     three = (written("a.png", "ok"), written("b.png", "look"), written("c.png", UNLIKE))
     _tell_quality(PredictResult(written=three))
     assert capsys.readouterr().err.splitlines() == [
-        "1 of 3 images is unlike the training data: c.png (darker); don't trust these masks unseen",
-        "1 of 3 images is probably masked poorly: b.png (expected Dice 0.35); look at these masks "
-        "before you use them",
+        "1 of 3 images is unlike the training data (darker); don't trust these masks unseen: c.png",
+        "1 of 3 images is probably masked poorly (expected Dice 0.35); look at these masks before "
+        "you use them: b.png",
     ]

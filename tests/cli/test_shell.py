@@ -54,10 +54,11 @@ def test_help_of_every_verb_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_has_examples(verb: str) -> None:
-    """Every verb's help ends with commands to copy."""
-    result = CliRunner().invoke(app, [verb, "--help"])
+    """Every verb's help ends with commands to copy, and fits into 80 columns."""
+    result = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "80"})
     assert result.exit_code == 0
-    examples = result.stdout.rpartition("Examples")[2]
+    examples = result.stdout.rpartition("Examples:")[2]
+    assert max(map(len, result.stdout.partition("Examples:")[0].splitlines())) <= 80
     assert f"binseg {verb}" in examples
     for line in examples.splitlines() if "Examples" in result.stdout else ():
         assert not line.strip() or line.split()[0].startswith(("binseg", "torchrun", "BINSEG_")), (

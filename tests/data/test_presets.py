@@ -20,7 +20,7 @@ def test_orientation_decides_flips_and_angles() -> None:
     """Fixed mirrors nothing; upright swaps left and right; any turns to every direction."""
     fixed = resolve_preset(AugmentConfig(preset="strong", orientation="fixed"))
     assert fixed.flip == fixed.flip_vertical == fixed.quarter_turn == 0
-    upright = resolve_preset(AugmentConfig(preset="report-b", orientation="upright"))
+    upright = resolve_preset(AugmentConfig(preset="pet-augmented", orientation="upright"))
     assert (upright.flip, upright.flip_vertical, upright.quarter_turn) == (0.5, 0, 0)
     assert upright.rotate <= 20
     free = resolve_preset(AugmentConfig(preset="mild", orientation="any"))

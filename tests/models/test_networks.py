@@ -53,7 +53,7 @@ def named(name: str, **options: Any) -> nn.Module:
 
 def reported(name: str, **options: Any) -> nn.Module:
     """Build the network of a source's recipe for three channels."""
-    model = load_recipe(f"report-{name}").model
+    model = load_recipe(name).model
     return create_model(**(model.arguments() | options))
 
 
@@ -153,13 +153,13 @@ def test_named_models_state_their_parameters(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("a-unet", 31_031_745),
-        ("b-unet", 31_043_521),
-        ("d-unet", 31_037_633),
-        ("a-resnet34-unet", 24_432_321),
-        ("b-resnet34-unet", 24_452_673),
-        ("d-resnet34-unet", 24_442_305),
-        ("c-unet", 31_031_745),
+        ("pet-unet-plain", 31_031_745),
+        ("pet-unet-augmented", 31_043_521),
+        ("pet-unet-cosine", 31_037_633),
+        ("pet-resnet34-unet-plain", 24_432_321),
+        ("pet-resnet34-unet-augmented", 24_452_673),
+        ("pet-resnet34-unet-cosine", 24_442_305),
+        ("em-unet", 31_031_745),
     ],
 )
 def test_counts_of_the_sources(name: str, count: int) -> None:
@@ -179,19 +179,22 @@ def test_counts_of_the_papers() -> None:
 
 def test_keras_counts_as_the_torch_network() -> None:
     """The Keras U-Net has as many parameters as its torch twin, which is the same network."""
-    assert num_parameters(small(*KERAS)) == num_parameters(reported("c-unet", width=4))
+    assert num_parameters(small(*KERAS)) == num_parameters(reported("em-unet", width=4))
 
 
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
-        (partial(reported, "d-unet"), [(64, 572), (128, 286), (256, 143), (512, 71), (1024, 35)]),
         (
-            partial(reported, "d-resnet34-unet"),
+            partial(reported, "pet-unet-cosine"),
+            [(64, 572), (128, 286), (256, 143), (512, 71), (1024, 35)],
+        ),
+        (
+            partial(reported, "pet-resnet34-unet-cosine"),
             [(64, 286), (64, 143), (128, 72), (256, 36), (512, 18)],
         ),
         (
-            partial(reported, "a-resnet34-unet"),
+            partial(reported, "pet-resnet34-unet-plain"),
             [(64, 143), (64, 143), (128, 72), (256, 36), (512, 18)],
         ),
         (

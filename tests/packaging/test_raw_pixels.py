@@ -72,10 +72,17 @@ def runners(data: bytes) -> list[Any]:
 
 @pytest.mark.parametrize("mode", ["stretch", "letterbox", "tile"])
 @pytest.mark.parametrize(
-    ("pixels", "intensity"), [("uint8", "dtype"), ("float32", "dtype"), ("float32", "percentile")]
+    ("pixels", "intensity", "depth"),
+    [
+        ("uint8", "dtype", 8),
+        ("float32", "dtype", 8),
+        ("float32", "percentile", 8),
+        ("uint8", "dtype", 16),
+        ("float32", "percentile", 16),
+    ],
 )
 def test_preprocessing_is_inside_the_graph(
-    network: nn.Module, mode: str, pixels: str, intensity: str
+    network: nn.Module, mode: str, pixels: str, intensity: str, depth: Any
 ) -> None:
     """Raw pixels of any size, and several images at once, give what binseg's prediction gives.
 
@@ -87,6 +94,7 @@ def test_preprocessing_is_inside_the_graph(
         width=64,
         resize=mode,  # type: ignore[arg-type]
         intensity=intensity,  # type: ignore[arg-type]
+        depth=depth,
         largest_tile=largest,
     )
     ours = ModelPredictor(
@@ -214,8 +222,8 @@ def test_percentiles_are_those_of_numpy() -> None:
     found = _stretched(torch.from_numpy(photos)).numpy()
     for one, stretched in zip(photos, found, strict=True):
         low, high = np.percentile(one, (0.5, 99.5), axis=(1, 2), keepdims=True)
-        expected = np.clip((one - low) / (high - low), 0, 1) * 255
-        np.testing.assert_allclose(stretched, expected, atol=1e-2)
+        expected = np.clip((one - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(stretched, expected, atol=4e-5)
     assert not _stretched(torch.full((1, 1, 4, 5), 9.0)).any()
 
 

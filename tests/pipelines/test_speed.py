@@ -10,6 +10,7 @@ from binseg.autoconfig import Machine
 from binseg.config import Recipe, load_recipe
 from binseg.pipelines import budget as speed
 from binseg.progress import SILENT
+from binseg.training import devices
 
 
 @pytest.fixture
@@ -25,7 +26,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, float]]:
 
     monkeypatch.setattr(speed, "Steps", lambda model, recipe, *_, **__: recipe)
     monkeypatch.setattr(speed, "time_steps", seconds)
-    monkeypatch.setattr(speed, "estimate_memory", lambda *_, **__: SimpleNamespace(per_input=1))
+    little = SimpleNamespace(per_input=1)
+    monkeypatch.setattr(devices, "estimate_memory", lambda *_, **__: little)
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     monkeypatch.setattr(speed, "weights_path", lambda _: None)
     return costs

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from starlette.testclient import TestClient
 
+from binseg.serve.job_store import FACTS
+
 from .conftest import Open, decoded, png
 from .damaged_images import damaged_files
 
@@ -51,7 +53,7 @@ def test_more_than_500_bad_files_are_refused_and_leave_nothing(open_client: Open
 
 
 def test_jobs_previews_and_batches_refuse_them_too(open_client: Open) -> None:
-    """A sample of them on the other routes; no job's folder stays behind.
+    """A sample of them on the other routes; of a job, nothing but its facts stays behind.
 
     A job's image is looked at by its header first: what is broken further on fails later.
     """
@@ -74,7 +76,8 @@ def test_jobs_previews_and_batches_refuse_them_too(open_client: Open) -> None:
             assert "/" not in job["error"]["message"], "no folder of ours is named"
         assert locations
         folder = client.app_state["service"].store.folder / "jobs"
-        while list(folder.iterdir()):  # a job is said to have failed before its files are gone
+        # A job is said to have failed before its image is gone; the facts of why stay.
+        while {path.name for path in folder.glob("*/*")} != {FACTS}:
             assert time.monotonic() < until
             time.sleep(0.01)
 

@@ -27,7 +27,7 @@ EVERYTHING: dict[str, Any] = {
     "train__batch_size": 2,
     "train__accumulate": 2,
     "schedule__warmup_epochs": 0.5,
-    "augment__preset": "report-b",
+    "augment__preset": "pet-augmented",
 }
 """Settings that bring all state there is into play."""
 TIMES = {"seconds", "data_share"}

@@ -31,7 +31,7 @@ STATEFUL: dict[str, Any] = {
     "schedule__name": "plateau",
     "schedule__patience": 0,
     "schedule__warmup_epochs": 0.5,
-    "augment__preset": "report-b",
+    "augment__preset": "pet-augmented",
     "augment__invert": 0.5,
 }
 """Nine steps an epoch, with all state there is."""

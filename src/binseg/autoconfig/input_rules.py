@@ -59,8 +59,10 @@ DENSE = 0.05
 them, were no better (0.275 in three minutes against 0.332 from ImageNet, on 9 images: noise)."""
 PRETRAINED = "lite0-unet"
 """The network that a plan takes where its encoder's ImageNet weights are on the machine."""
-PRETRAINED_OPTIONS: Mapping[str, int] = MappingProxyType({"final_convs": 1})
-"""Its options: logits at full size cost a twelfth more than at half the size."""
+PRETRAINED_OPTIONS: Mapping[str, int] = MappingProxyType({"final_convs": 1, "decoder_width": 32})
+"""Its options: logits at full size cost a twelfth more than at half the size; a decoder of 32
+channels where 40 are usual makes a step 1.25 times as fast (pets, 8 minutes of one core each: Dice
+0.930 in 30 epochs against 0.929 in 26)."""
 FEWEST, FEW = 10, 60
 """Training images below which ImageNet's weights were better for grey, too, and a small network at
 full size for thin things."""
@@ -103,6 +105,14 @@ def intensity(at: Situation) -> Choice:
     if low < NARROW:
         return "percentile", f"some images use only {low:.0%} of the range, so each is stretched"
     return "dtype", f"the images use {middle:.0%} of their range"
+
+
+def depth(at: Situation) -> Choice:
+    """Keep more than 8 bits of images that have more."""
+    kind = at.fingerprint.dtype
+    if kind == "uint8":
+        return 8, "the images have 8 bits"
+    return 16, f"the images are {kind}: 8 bits could hide what is faint"
 
 
 def moments(name: str, by_weights: str, measured: str) -> Rule:

@@ -15,6 +15,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "input.channels": input_rules.channels,
         "input.intensity": input_rules.intensity,
+        "input.depth": input_rules.depth,
         "input.resize": input_rules.resize,
         "input.scale": input_rules.scale,
         "model.name": input_rules.model,

@@ -10,7 +10,7 @@ from binseg.cli import bench, list_verbs
 from binseg.cli.console import Shell, exit_code_of
 from binseg.cli.data_verbs import augment, check
 from binseg.cli.label import label, suggest
-from binseg.cli.options import register
+from binseg.cli.options import as_printed, register
 from binseg.cli.predict import gather, predict
 from binseg.cli.score_verbs import compare, demo, evaluate
 from binseg.cli.serve import serve
@@ -22,16 +22,16 @@ app = typer.Typer(
     cls=Shell,
     no_args_is_help=True,
     add_completion=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # frames and columns would leave the text half of 80 columns
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=(
-        "[bold]First steps[/bold]\n\n"
-        "binseg demo\n\n"
-        "binseg check my_folder/\n\n"
-        "binseg train my_folder/ --out runs/first\n\n"
-        "binseg evaluate runs/first --split test\n\n"
-        "binseg predict runs/first photo.jpg --out predicted/"
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=as_printed(
+        "First steps:",
+        "binseg demo",
+        "binseg check my_folder/",
+        "binseg train my_folder/ --out runs/first",
+        "binseg evaluate runs/first --split test",
+        "binseg predict runs/first photo.jpg --out predicted/",
     ),
 )
 

@@ -38,7 +38,12 @@ ELSEWHERE = {  # Options as other programs call them
     "--output": "--out", "--output-dir": "--out", "--data-path": "--data", "--weights": "--from",
 }  # fmt: skip
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-WIDE = 200  # Columns where no window limits them
+_THEIRS = {  # Words of typer and pydantic, and ours for them
+    "Input should be a valid integer, unable to parse string as an integer": "give a whole number",
+    "Input should be a valid number, unable to parse string as a number": "give a number",
+    "Input should be": "it should be",
+}
+WIDE = 100  # Columns of tables where no window limits them
 
 
 def progress_of(context: typer.Context) -> Progress:
@@ -70,8 +75,11 @@ def _print(stream: TextIO, items: Sequence[object]) -> None:
     console = Console(file=stream, width=None if stream.isatty() else WIDE)
     for item in items:
         shown = visible(item) if isinstance(item, str) else item
-        # A window breaks lines between words, but never a command that is to be copied.
-        is_whole = isinstance(item, str) and (not stream.isatty() or item.startswith("  "))
+        # A window breaks lines between words, but never a command that is to be copied; a rule of
+        # several sentences is broken everywhere.
+        is_whole = isinstance(item, str) and (
+            item.startswith("  ") or not (stream.isatty() or item.startswith("- "))
+        )
         console.print(shown, highlight=False, markup=False, soft_wrap=is_whole)
 
 
@@ -217,13 +225,15 @@ RANK_NAMES = ("RANK", "SLURM_PROCID", "NODE_RANK")
 
 
 class _Untyped:
-    """Help that shows no type for switches, since they take no value."""
+    """Help that shows no type for switches, which take no value, nor beside an argument's name."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for one in parameters:
             if getattr(one, "is_flag", False):
                 one.metavar = ""
+            elif one.param_type_name == "argument":
+                one.display_type_rich = lambda **_: None
         return parameters
 
 
@@ -286,11 +296,12 @@ class Shell(Verbs):
         except KeyboardInterrupt:
             raise typer.Exit(_fail("stopped by Ctrl-C", 130)) from None
         except Exception as error:  # noqa: BLE001 - the one place where everything ends
-            raise typer.Exit(exit_code_of(error)) from None
+            verb = self.commands.get(ctx.invoked_subcommand or "")
+            raise typer.Exit(exit_code_of(error, verb)) from None
 
 
-def exit_code_of(error: Exception) -> int:
-    """Print what went wrong in one line, and return the exit code."""
+def exit_code_of(error: Exception, verb: Any = None) -> int:
+    """Print what went wrong in one line, and return the exit code; only options of `verb` help."""
     if os.environ.get("BINSEG_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     if isinstance(error, ModuleNotFoundError):
@@ -308,7 +319,9 @@ def exit_code_of(error: Exception) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", 1)
     if isinstance(error, MemoryError):
-        return _fail("out of memory: lower --batch-size or --size, or use smaller images", 1)
+        known = {flag for one in getattr(verb, "params", ()) for flag in one.opts}
+        lower = " or ".join(one for one in ("--batch-size", "--size", "--tile") if one in known)
+        return _fail(f"out of memory: {lower and f'lower {lower}, or '}use smaller images", 1)
     traceback.print_exception(error)
     return _fail("this is a bug, not your mistake; please report it with the lines above", 1)
 
@@ -322,10 +335,13 @@ def _say_usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "binseg"
     if (name := getattr(error, "option_name", None)) and context is not None:
-        known = [flag for one in context.command.params for flag in one.opts if flag[:2] == "--"]
-        alike = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, known, n=1)
-        hint = f"did you mean {alike[0]}? See" if set(alike) & {*known} else "see"
+        known = {flag[2:] for one in context.command.params for flag in one.opts}
+        likely = ELSEWHERE.get(name, name)[2:]  # dashes alike would make any two names alike
+        alike = get_close_matches(likely, known, n=1, cutoff=0.7)
+        hint = f"did you mean --{alike[0]}? See" if alike else "see"
         return _fail(f"there is no option {name}; {hint} {command} --help", error.exit_code)
+    for theirs, ours in _THEIRS.items():
+        text = text.replace(theirs, ours)
     return _fail(f"{text.rstrip('.')}; see {command} --help", error.exit_code)
 
 

@@ -100,7 +100,7 @@ def augment(
     Examples:
         binseg augment my_folder/ --out sheet.png
         binseg augment my_folder/ --recipe pet-unet-cosine --samples 6
-        binseg augment synthetic --set augment.preset=report-d
+        binseg augment synthetic --set augment.preset=pet-cosine
     """
     from binseg.config import load_recipe
     from binseg.pipelines.show_augmentation import plot_augmentation

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from binseg.cli.console import Verbs, show, write_json_answer
-from binseg.cli.options import Json, argument, register
+from binseg.cli.options import Json, argument, as_printed, register
 
 Row = dict[str, object]
 
@@ -79,7 +79,7 @@ def add_recipes_to(app: typer.Typer) -> None:
     group = typer.Typer(
         cls=Verbs,
         help="List the recipes, print one, or print the schema of all.",
-        epilog="[bold]Examples[/bold]\n\nbinseg recipes\n\nbinseg recipes show demo > mine.yaml",
+        epilog=as_printed("Examples:", "binseg recipes", "binseg recipes show demo > mine.yaml"),
     )
     group.callback(invoke_without_command=True)(_list_by_default)
     for part in (list_, show_, schema):

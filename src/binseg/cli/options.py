@@ -111,6 +111,11 @@ def nested(**flags: object) -> dict[str, dict[str, object]]:
     return sections
 
 
+def as_printed(title: str, *commands: str) -> str:
+    """Lay out commands below a title, so that help breaks none of them."""
+    return "\n".join(("\b", title, *(f"  {command}" for command in commands)))
+
+
 def register(app: typer.Typer, function: Callable[..., None]) -> None:
     """Add a verb: a function whose docstring is its help, with `Examples:` at the end."""
     text, _, below = (inspect.getdoc(function) or "").partition("\n\nExamples:\n")
@@ -119,12 +124,12 @@ def register(app: typer.Typer, function: Callable[..., None]) -> None:
         for info in getattr(parameter.annotation, "__metadata__", ()):
             if isinstance(info, OptionInfo) and info.default is ...:
                 info.default = f"--{_plain(key)}"  # Typer's own name of a switch has a --no- beside
-    lines = ("[bold]Examples[/bold]", *(line.strip() for line in below.splitlines()))
     app.command(
         _plain(function.__name__),
         cls=Verb,
         help=text,
-        epilog="\n\n".join(lines),
+        short_help=text.partition("\n\n")[0],  # else it is cut
+        epilog=as_printed("Examples:", *(line.strip() for line in below.splitlines())),
         no_args_is_help=False,
     )(function)
 

@@ -36,7 +36,7 @@ def predict(
         argument(
             "A run or bundle, and images, folders, globs or videos; - reads an image from stdin "
             "and writes its mask to stdout.",
-            "RUN INPUTS...",
+            "RUN INPUTS",
         ),
     ],
     model: Annotated[
@@ -343,7 +343,7 @@ def _tell_quality(result: "PredictResult") -> None:
         why = f"expected Dice {first.expected_dice:.2f}" if first.flag == "look" else first.reason
         names = name_some([one.source.name for one in flagged])
         verb = "is" if len(flagged) == 1 else "are"
-        message(f"{len(flagged)} of {total} {verb} {what}: {names} ({why}); {advice}")
+        message(f"{len(flagged)} of {total} {verb} {what} ({why}); {advice}: {names}")
 
 
 def _tell_left_out(result: "PredictResult") -> None:
@@ -361,9 +361,9 @@ def _tell(
     num = len(result.written)
     more = f"; beside {'it' if num == 1 else 'them'}: {', '.join(beside)}" if beside and num else ""
     written = f"{num} {'mask' if num == 1 else 'masks'} written to {out}{more}"
-    answer(as_json, result.as_dict(), written)
     _tell_quality(result)
     _tell_left_out(result)
+    answer(as_json, result.as_dict(), written)
     if result.failures:
         for failure in result.failures:
             message(f"binseg: {failure.reason}")

@@ -26,7 +26,7 @@ SPLIT_WORDS = {"val": "validation ", "train": "training ", "test": "test "}
 SHOWN_SLICES = 8
 SHOWN_IDS = 5
 SHOWN_NOTES = 5
-SHOWN_COLUMNS = 4  # Columns of further scores, beside their kind
+SHOWN_COLUMNS = 2  # Columns of further scores, beside their kind
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -49,11 +49,13 @@ def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
     shape += f"{report.threshold:.3f}"
     border = "" if report.border == "none" else f", border = {report.border}"
     shown = [metric for metric in metrics_of(PixelMetric) if metric.is_main]
-    labels = [metric.label for metric in shown]
-    table = plain_table(f"{report.title}: {shape}{border}", "average", "size", *labels)
-    for row in report_rows(report, intervals=report.intervals):
-        cells = [_with_interval(row, metric.name) for metric in shown]
-        table.add_row(str(row["average"]), str(row["size"]), *cells)
+    averages = report_rows(report, intervals=report.intervals)
+    heads = [f"{row['average']}\n{row['size']} size" for row in averages]
+    table = plain_table(f"{report.title}: {shape}{border}", "score", *heads)
+    table.pad_edge = False  # all intervals fit into 80 columns
+    for metric in shown:
+        cells = (_with_interval(row, metric.name, between="\n") for row in averages)
+        table.add_row(metric.label, *cells)
     notes = [f"- {note}" for note in report.notes]
     if report.is_empty:
         return [
@@ -64,9 +66,9 @@ def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
     return [_further_scores(report), *_slices(report, by), *notes, table]
 
 
-def _with_interval(row: Mapping[str, str | float], name: str) -> str:
+def _with_interval(row: Mapping[str, str | float], name: str, *, between: str = " ") -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{row[name]:.4f}" + ("" if low == "" else f" [{low:.3f}, {high:.3f}]")
+    return f"{row[name]:.4f}" + ("" if low == "" else f"{between}[{low:.3f}, {high:.3f}]")
 
 
 def _figure(figure: "Figure", digits: int = 4) -> str:

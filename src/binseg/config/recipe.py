@@ -141,6 +141,8 @@ class InputConfig(Section):
     """Channels of the input; grey images are repeated, colour ones averaged to fit 1 or 3."""
     intensity: Intensity = "dtype"
     """dtype: divide by the pixel type's maximum; percentile: stretch each image."""
+    depth: Literal[8, 16] = 8
+    """Bits that the network's input keeps of each value; 16 where 8 would hide faint objects."""
     mean: list[float] = [0.485, 0.456, 0.406]
     """Subtracted from values in [0, 1]; one number per channel, or one for all. Named
     encoder_weights bring their own mean and std unless the recipe states some."""
@@ -167,7 +169,9 @@ class InputConfig(Section):
             tuple(given) if len(given) == num else (sum(given) / len(given),) * num
             for given in (self.mean, self.std)
         )
-        alike = self.model_dump(include={"resize", "scale", "overlap", "channels", "intensity"})
+        alike = self.model_dump(
+            include={"resize", "scale", "overlap", "channels", "intensity", "depth"}
+        )
         alike |= {"height": self.size, "width": self.size, "mean": mean, "std": std}
         largest = self.largest_tile if self.resize == "tile" else 0
         return Preprocessing(**alike, largest_tile=largest, nodata=nodata)
@@ -272,7 +276,7 @@ class AugmentConfig(Section):
     """Random changes of training images, and of their masks alike."""
 
     preset: Literal[
-        "none", "mild", "medium", "strong", "report-a", "report-b", "report-c", "report-d"
+        "none", "mild", "medium", "strong", "pet-plain", "pet-augmented", "em", "pet-cosine"
     ] = "mild"
     """A named set of random changes; `binseg augment` shows what it does."""
     orientation: Literal["preset", "fixed", "upright", "any"] = "preset"

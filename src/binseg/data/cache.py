@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import Int, Int64, UInt, UInt8
 
 from binseg import storage
 from binseg.data.dataset import hash_files, spread
@@ -310,7 +310,7 @@ VERSION = "inputs 6"  # raise it when what is stored changes, or how images are 
 class PixelCache:
     """Model inputs of a list of records, ready to be batched; N counts inputs, not records."""
 
-    inputs_NHWC: UInt8[np.ndarray, "N H W C"]
+    inputs_NHWC: UInt[np.ndarray, "N H W C"]
     targets_NHW: UInt8[np.ndarray, "N H W"]
     """0 background, 1 foreground, `IGNORE` (no truth, or padding)."""
     record_of_N: Int[np.ndarray, "N"]

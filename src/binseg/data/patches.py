@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64, UInt8
+from jaxtyping import Bool, Int, Int64, UInt, UInt8
 from scipy import ndimage
 
 from binseg.config.recipe import PatchConfig, Recipe
@@ -58,7 +58,7 @@ class ImageCache:
     background, 1 foreground or `IGNORE`; `share` is foreground among the pixels that count.
     """
 
-    pixels: UInt8[np.ndarray, "P"]
+    pixels: UInt[np.ndarray, "P"]
     labels: UInt8[np.ndarray, "Q"]
     sizes_N2: Int64[np.ndarray, "N 2"]
     channels: int
@@ -102,7 +102,7 @@ class WholeImages:
         if resident:
             pixels, labels = np.array(pixels), np.array(labels)
         starts = cache.starts_N1
-        self._inputs: list[UInt8[np.ndarray, "C H W"]] = []
+        self._inputs: list[UInt[np.ndarray, "C H W"]] = []
         self._targets: list[UInt8[np.ndarray, "1 H W"]] = []
         for (height, width), start, end in zip(
             cache.sizes_N2.tolist(), starts[:-1], starts[1:], strict=True
@@ -113,13 +113,13 @@ class WholeImages:
 
     def patches(
         self, places_B3: Int[np.ndarray, "B 3"], *, size: int
-    ) -> tuple[UInt8[np.ndarray, "B C size size"], UInt8[np.ndarray, "B size size"]]:
+    ) -> tuple[UInt[np.ndarray, "B C size size"], UInt8[np.ndarray, "B size size"]]:
         """Cut square patches of `size` pixels a side, mirrored past the edges of their images.
 
         A place is an image, and the first row and column in it; below 0 is past the edge.
         """
         num, channels = len(places_B3), self._inputs[0].shape[0]
-        inputs_BCHW = np.empty((num, channels, size, size), np.uint8)
+        inputs_BCHW = np.empty((num, channels, size, size), self._inputs[0].dtype)
         targets_B1HW = np.empty((num, 1, size, size), np.uint8)
         for row, (image, top, left) in enumerate(places_B3.tolist()):
             _cut_into(inputs_BCHW[row], self._inputs[image], top, left)
@@ -128,8 +128,8 @@ class WholeImages:
 
 
 def _cut_into(
-    out_CHW: UInt8[np.ndarray, "C size size"],
-    planes_CHW: UInt8[np.ndarray, "C H W"],
+    out_CHW: UInt[np.ndarray, "C size size"],
+    planes_CHW: UInt[np.ndarray, "C H W"],
     top: int,
     left: int,
 ) -> None:
@@ -327,7 +327,7 @@ def open_training_pixels(
     cache = open_pixels(records, rule, preprocessing, progress=progress, folder=folder)
     pixels = cache.pixels if isinstance(cache, ImageCache) else cache.inputs_NHWC
     some = pixels[:: max(1, len(pixels) // (NUM_PIXELS if pixels.ndim == 1 else NUM_INPUTS))]
-    if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS:
+    if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS * preprocessing.top / 255:
         progress.say(
             f"the network sees {int(some.max()) + 1} of 256 grey levels: the images use little of "
             "their type's range; input.intensity=percentile stretches each image"

@@ -209,8 +209,8 @@ def _by_ratio(
     members = _groups(records, seed=seed)
     if len(members) < 2:
         raise DataError(
-            f"{len(members)} group of images can't be split into train and val; at least 2 are "
-            "needed, and 3 for a test (groups stay whole)"
+            "1 group of images can't be split into train and val: give at least 2 images, or 3 "
+            "for a test; slices of a stack and copies of an image are one group"
         )
     if len(members) == 2:
         shares = (shares[0], shares[1], 0.0)

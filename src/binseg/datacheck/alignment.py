@@ -28,6 +28,7 @@ REACH = 24  # pixels of the reduced image that the outline is slid to each side
 MIN_OUTLINE = 40  # shorter outlines agree with something somewhere by chance
 MIN_PEAK = 3.5  # height of the best place above the usual, in robust standard deviations
 MIN_GAIN = 2.4  # advantage that the best place must have over the one where the mask lies now
+USUAL_MASKS = 300  # up to as many, that advantage is hardly ever met by chance
 MIN_STEP = 5.0  # pixels; hand-drawn outlines are off by less
 _WIDTH = 2.5  # pixels over which edges are taken: outlines of objects, rather than fur and grain
 _BLUR = 2.0  # pixels: outlines drawn outside the edge all around have their best places in a ring
@@ -103,9 +104,13 @@ def fit_now(surface: Float32[np.ndarray, "R R"]) -> float:
     return float(surface[REACH - 2 : REACH + 3, REACH - 2 : REACH + 3].max())
 
 
-def shift_of(surface: Float32[np.ndarray, "R R"]) -> Shift | None:
-    """Tell whether a mask would clearly fit better elsewhere; None where that isn't clear."""
-    shift = _best(surface, peak=MIN_PEAK, gain=MIN_GAIN)
+def shift_of(surface: Float32[np.ndarray, "R R"], *, num_masks: int = 1) -> Shift | None:
+    """Tell whether one of so many masks would clearly fit better elsewhere; None if not clearly.
+
+    Among thousands, more fit better elsewhere by chance, so more is asked of them.
+    """
+    by_chance = max(0.0, np.log10(num_masks / USUAL_MASKS)) / 2
+    shift = _best(surface, peak=MIN_PEAK, gain=MIN_GAIN + by_chance)
     # A best place at the end of the reach is the slope of one beyond it, or of none.
     return shift if shift and max(abs(shift.down), abs(shift.right)) < REACH else None
 

@@ -117,7 +117,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType({
     "narrow-range": Check("note", "16 bits of which few are used",
         "Take input.intensity: percentile, as a plan does.", findings.narrow_range),
     "hidden-steps": Check("warning", "More than 8 bits are needed",
-        "Take away what changes slowly (a high-pass filter), or cut the range off, beforehand.",
+        "Take input.depth: 16, as a plan does.",
         findings.hidden_steps),
     "outlier": Check("note", "Masks unlike the others",
         "Look at it: exchanged classes, a scribble, or just a rare case?", findings.outliers),

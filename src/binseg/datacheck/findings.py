@@ -331,8 +331,9 @@ def all_shifted(evidence: Evidence) -> Iterator[Hit]:
 def shifted(evidence: Evidence) -> Iterator[Hit]:
     """Find single masks that would fit their image better a few pixels away."""
     if not _common_way(evidence):
-        for look, surface_RR in _slid(evidence):
-            if (shift := shift_of(surface_RR)) is not None:
+        slid = _slid(evidence)
+        for look, surface_RR in slid:
+            if (shift := shift_of(surface_RR, num_masks=len(slid))) is not None:
                 way = _way(shift, look.scale)
                 yield [look.record], f"the mask would fit its image better {way}"
 

@@ -182,6 +182,9 @@ def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile])
             f"{name}: an animation of {getattr(pil_image, 'n_frames', 2)} frames; save the frames "
             "as single images"
         )
+    raw = bool(pil_image.tile) and pil_image.tile[0][0] == "raw"  # takes a bit a pixel at least
+    if raw and handle.seek(0, io.SEEK_END) - int(pil_image.tile[0][2]) < width * height / 8:
+        raise ImageError(f"{name}: the file is damaged or cut off; get it anew or leave it out")
     channels = _CMYK_PEAK if pil_image.mode == "CMYK" else 3
     itemsize = 2 if bits == 16 else 1
     check_size(name, height=height, width=width, channels=channels, itemsize=itemsize)

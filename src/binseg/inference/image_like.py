@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Num, UInt8
+from jaxtyping import Float32, Num, UInt
 from PIL import Image
 
 from binseg import imageio
@@ -17,7 +17,7 @@ from binseg.types import Preprocessing
 
 Pixels = Num[np.ndarray, "H W C"]
 Probability = Float32[np.ndarray, "H W"]
-Inputs = UInt8[np.ndarray, "N height width C"]  # Inputs of a network, before they are normalised
+Inputs = UInt[np.ndarray, "N height width C"]  # Inputs of a network, before they are normalised
 Maps = Float32[np.ndarray, "N height width"]  # Probabilities, or logits, of inputs
 ImageLike = str | Path | np.ndarray | Image.Image
 """A file's path, an array (height x width, with or without channels at the end; uint8, uint16,

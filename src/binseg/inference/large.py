@@ -322,7 +322,8 @@ class _Work:
         for member in self.predictor.members:
             shape = tiles_for(info.height, info.width, member.preprocessing)
             num = tiling.batch_of(member, info.height, info.width)
-            zeros_NHWC = np.zeros((num, shape.height, shape.width, shape.channels), np.uint8)
+            size = (num, shape.height, shape.width, shape.channels)
+            zeros_NHWC = np.zeros(size, shape.pixel_type)
             member.probability_of_inputs(zeros_NHWC)
             start = time.perf_counter()
             member.probability_of_inputs(zeros_NHWC)

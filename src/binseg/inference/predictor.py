@@ -7,7 +7,7 @@ from html import escape
 from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack, overload, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, UInt
 
 from binseg.errors import BundleError, TrainingError, UsageError
 from binseg.imageio import PixelSize
@@ -214,7 +214,7 @@ class Predictor(Protocol):
         return self._prediction(image_HWC, facts, probability_HW)
 
     def probabilities_together(
-        self, inputs: Sequence[UInt8[np.ndarray, "_ _ _ C"]]
+        self, inputs: Sequence[UInt[np.ndarray, "_ _ _ C"]]
     ) -> list[Float32[np.ndarray, "_ _ _"]]:
         """Compute the inputs of several images; those of one size share batches."""
         maps: dict[int, np.ndarray] = {}

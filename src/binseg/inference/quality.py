@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Num, UInt8
+from jaxtyping import Bool, Float32, Float64, Num, UInt
 
 from binseg.packaging.card import Knowledge
 from binseg.postprocess import label_objects
@@ -160,7 +160,7 @@ def describe(
     """Compute the `STATISTICS` at the network's scale, of a mask's every `step`-th pixel."""
     size = size or image_HWC.shape[:2]
     view_HWC = _view(image_HWC, preprocessing, size)
-    grey_HW = view_HWC.mean(axis=2, dtype=np.float32) / 255
+    grey_HW = view_HWC.mean(axis=2, dtype=np.float32) / preprocessing.top
     dark, bright = np.percentile(grey_HW[::2, ::2], [5, 95])
     contrast = float(grey_HW.std())
     raw_HWC = _some(image_HWC).astype(np.float32)
@@ -189,7 +189,7 @@ def describe(
 
 def _view(
     image_HWC: Num[np.ndarray, "H W C"], preprocessing: Preprocessing, size: tuple[int, int]
-) -> UInt8[np.ndarray, "h w channels"]:
+) -> UInt[np.ndarray, "h w channels"]:
     """Give the image as the network sees it, or four squares of a large one cut in tiles."""
     if preprocessing.resize != "tile":
         whole_hwc: np.ndarray = prepare(image_HWC, preprocessing, size=size)[0][0]

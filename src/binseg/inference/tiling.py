@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, UInt
 
 from binseg.imageio import ImageInfo, Layout, encode_tiles
 from binseg.imageio.windows import Windows
@@ -271,7 +271,7 @@ class _Page:
             tell(num)
             yield np.clip(band_HW1[:, :, 0], 0.0, 1.0)
 
-    def _input(self, placement: Placement) -> UInt8[np.ndarray, "height width C"]:
+    def _input(self, placement: Placement) -> UInt[np.ndarray, "height width C"]:
         """Make the one input of a page from bands of its rows; the same as from the whole."""
         info, target = self.info, placement.target
         size, row_bytes = (info.height, info.width), info.width * info.channels
@@ -291,7 +291,7 @@ class _Page:
             return np.asarray(inputs[0])
         values = self._values()
         shape = (placement.height, placement.width, self.shape.channels)
-        input_HWC = np.zeros(shape, np.uint8)
+        input_HWC = np.zeros(shape, self.shape.pixel_type)
         factor = info.height / target.height
         # Bilinear with antialias: a new row is made of those within one new row's height of it.
         around = int(max(factor, 1.0)) + 2

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, UInt
 from pydantic import ValidationError
 
 from binseg.errors import BundleError, OutputError, UsageError, one_line
@@ -46,7 +46,7 @@ from binseg.storage import atomic_path, parse_json, publish
 class Reference:
     """A reference sample: inputs, and the probability that fp32 torch gave when it was made."""
 
-    input_NHWC: UInt8[np.ndarray, "N H W C"]
+    input_NHWC: UInt[np.ndarray, "N H W C"]
     probability_NHW: Float32[np.ndarray, "N H W"]
 
 
@@ -204,8 +204,10 @@ def _misfit(reference: Reference, card: Card) -> str | None:
     """Say how a reference sample doesn't fit the card; None where it does."""
     shape = card.preprocessing
     inputs, probability = reference.input_NHWC, reference.probability_NHW
-    if inputs.dtype != np.uint8 or probability.dtype != np.float32:
-        return f"types are {inputs.dtype} and {probability.dtype}, not uint8 and float32"
+    if inputs.dtype != shape.pixel_type or probability.dtype != np.float32:
+        return (
+            f"types are {inputs.dtype} and {probability.dtype}, not {shape.pixel_type} and float32"
+        )
     num = len(inputs) if inputs.ndim == 4 else 0
     size = (num, shape.height, shape.width)
     if num == 0 or inputs.shape != (*size, shape.channels) or probability.shape != size:

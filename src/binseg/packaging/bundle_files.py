@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from binseg.errors import BundleError, one_line
+from binseg.storage import alike
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
@@ -101,7 +102,8 @@ def find_files(path: Path) -> BundleFiles:
     except _DAMAGE as error:
         raise BundleError(f"{path}: can't be read ({_reason(error)})") from None
     raise BundleError(
-        f"{path}: there is no such bundle; give a bundle's folder, its .zip, or a run's folder"
+        f"{path}: there is no such bundle{alike(path)}; give a bundle's folder, its .zip, or a "
+        "run's folder"
     )
 
 

@@ -203,6 +203,8 @@ class Card(Part):
         """Compute the id of a bundle of this card and of files with these hashes, by name."""
         deciding = {"architecture", "preprocessing", "temperature", "tta"}
         facts = self.model_dump(mode="json", include=deciding, exclude_none=True)
+        if facts["preprocessing"]["depth"] == 8:  # ids of bundles from before there was a choice
+            del facts["preprocessing"]["depth"]
         files = {name: sha256.get(name) for name in (WEIGHTS, NETWORK, NETWORK_INT8)}
         text = json.dumps({"files": files, **facts}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -226,8 +228,8 @@ class Card(Part):
                       + (f" at scale {shape.scale:g}" if shape.scale != 1 else "")),
             ("much larger images", "of 8 bits are averaged over 2 x 2, 4 x 4 or more pixels while "
              f"they stay {LEAST_LEFT} times larger than the input"
-             if shape.resize != "tile" and shape.intensity == "dtype" else ""),
-            ("intensity", shape.intensity),
+             if shape.resize != "tile" and shape.intensity == "dtype" and shape.depth == 8 else ""),
+            ("intensity", shape.intensity + (f", {shape.depth} bits" if shape.depth > 8 else "")),
             ("threshold", f"{self.threshold.value:g} ({self.threshold.method})"),
             ("temperature", f"{self.temperature:g}"),
             ("tta", self.tta if self.tta != "none" else ""),

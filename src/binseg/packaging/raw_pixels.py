@@ -62,20 +62,22 @@ class RawPixels(nn.Module):
         """Give the probability of foreground, (N, H, W)."""
         image_NCHW = pixels_NHWC.permute(0, 3, 1, 2).float()
         if self.shape.intensity == "percentile":
-            image_NCHW = _stretched(image_NCHW)
+            image_NCHW = _stretched(image_NCHW) * float(self.shape.top)
         elif self.pixels == "float32":
-            image_NCHW = torch.clamp(image_NCHW, 0.0, 1.0) * 255.0
+            image_NCHW = torch.clamp(image_NCHW, 0.0, 1.0) * float(self.shape.top)
+        elif self.shape.depth > 8:
+            image_NCHW = image_NCHW * (self.shape.top / 255)
         if self.shape.resize == "tile":
             return self._whole(image_NCHW)
         return self._fitted(image_NCHW)
 
     def _probability(self, input_NChw: Tensor) -> Tensor:
-        normalised = (input_NChw / 255.0 - self.mean) / self.std
+        normalised = (input_NChw / float(self.shape.top) - self.mean) / self.std
         return torch.sigmoid(self.network(normalised)[:, 0] / self.temperature)
 
     def _resized(self, image_NCHW: Tensor, across: Tensor, down: Tensor) -> Tensor:
         """Resize to bytes, rounding where Pillow does."""
-        if self.pixels == "uint8" and self.shape.intensity == "dtype":
+        if self.pixels == "uint8" and self.shape.intensity == "dtype" and self.shape.depth == 8:
             # 8-bit images: along the longer side first, then the other, halves up after each.
             first = torch.floor(torch.matmul(image_NCHW, across.transpose(0, 1)) + 0.5)
             first = torch.floor(torch.matmul(down, first) + 0.5)
@@ -94,7 +96,7 @@ class RawPixels(nn.Module):
             factor = torch.minimum(height / _number(tall), width / _number(wide))
             rows, columns = _fit(tall, height, factor), _fit(wide, width, factor)
         by: Tensor | None = None
-        if self.pixels == "uint8" and self.shape.intensity == "dtype":
+        if self.pixels == "uint8" and self.shape.intensity == "dtype" and self.shape.depth == 8:
             by = _reduction((tall, height, rows), (wide, width, columns))
             image_NCHW = _averaged(image_NCHW, by)
         down, up = _resizing(tall, height, rows, by)
@@ -141,7 +143,7 @@ def example_size(network: nn.Module, preprocessing: Preprocessing) -> tuple[int,
 
 
 def _stretched(image_NCHW: Tensor) -> Tensor:
-    """Bring the 0.5th to the 99.5th percentile of each channel of each image to 0 to 255."""
+    """Bring the 0.5th to the 99.5th percentile of each channel of each image to 0 to 1."""
     ordered = torch.sort(image_NCHW.flatten(2), dim=2).values
     tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
     last = _number(tall) * _number(wide) - 1
@@ -152,7 +154,7 @@ def _stretched(image_NCHW: Tensor) -> Tensor:
     high = torch.where(differ, high, largest)[..., None]
     span = torch.where(low < high, high - low, torch.ones(()))
     # A channel of one value becomes 0, since it equals its least.
-    return torch.clamp((image_NCHW - low) / span, 0.0, 1.0) * 255.0
+    return torch.clamp((image_NCHW - low) / span, 0.0, 1.0)
 
 
 def _at(ordered: Tensor, position: Tensor, last: Tensor) -> Tensor:

@@ -270,11 +270,13 @@ def measure_machine(
     progress: Progress,
     *,
     from_scratch: bool = False,
+    settled: bool = False,
 ) -> Machine:
     """Time a few steps of the networks in question; images needn't be real for that.
 
     `asked` has device, precision, loss and network, `given` the dotted keys of the choices;
-    the plan begins `from_scratch` unless the user asks for weights.
+    the plan begins `from_scratch` unless the user asks for weights. Where `asked` is `settled`,
+    nothing is left to plan, and the steps are its own.
     """
     started = time.perf_counter()
     device = devices.resolve_device(asked.train.device)
@@ -288,13 +290,16 @@ def measure_machine(
     candidates = _candidates(asked, given, at_hand, is_gpu=device.type == "cuda")
     reference = next(iter(candidates))
     usual = USUAL if budget is None or budget > SHORT else QUICK
+    if settled:
+        usual = Trial(asked.input.size, min(USUAL.batch, asked.train.batch_size))
     limit = LIMIT if budget is None else min(LIMIT, TRIAL_SHARE * budget)
+    trial = _settled_trial if settled else _trial_recipe
     costs: dict[str, Cost] = {}
     memory: dict[str, float] = {}
     with progress.task("measuring the machine", total=len(candidates)) as task:
         for name, spec in candidates.items():
             model_spec = {"name": name, **spec, "encoder_weights": None, "start_from": None}
-            recipes = {one: _trial_recipe(asked, model_spec, one) for one in (SMALL, usual)}
+            recipes = {one: trial(asked, model_spec, one) for one in (SMALL, usual)}
             model, bf16 = build_model(recipes[usual]), precision == "bf16"
             estimate = devices.estimate_memory(model, recipes[usual], size=MEMORY_SIZE, bf16=bf16)
             memory[name] = estimate.per_input / (MEMORY_SIZE**2 / 1e6)
@@ -359,6 +364,21 @@ def _trial_recipe(asked: Recipe, model: Mapping[str, object], trial: Trial) -> R
             "model": model,
             "augment": {"preset": "medium", "orientation": "any"},
             "loss": asked.loss.model_dump(),
+            "train": {"batch_size": trial.batch},
+        }
+    )
+
+
+def _settled_trial(asked: Recipe, model: Mapping[str, object], trial: Trial) -> Recipe:
+    """Steps as the recipe has them, but for their size."""
+    sections = {
+        name: getattr(asked, name).model_dump() for name in ("augment", "loss", "optimizer")
+    }
+    return load_recipe(
+        sections={
+            **sections,
+            "input": {"size": trial.size, "channels": 3},
+            "model": model,
             "train": {"batch_size": trial.batch},
         }
     )

@@ -94,7 +94,7 @@ def _check_network(recipe: Recipe, card: Card) -> None:
 
 
 def _input_of(shape: Preprocessing) -> dict[str, object]:
-    names = "resize scale overlap channels intensity"
+    names = "resize scale overlap channels intensity depth"
     tree = {name: getattr(shape, name) for name in names.split()}
     tree |= {"size": shape.height, "mean": [*shape.mean], "std": [*shape.std]}
     return tree | ({"largest_tile": shape.largest_tile} if shape.resize == "tile" else {})

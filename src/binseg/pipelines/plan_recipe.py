@@ -163,7 +163,8 @@ def time_of(recipe: Recipe, *, progress: Progress = SILENT) -> float:
     """Say how many seconds a recipe will take here, from a few steps; raises as `plan` does."""
     dataset = assign_splits(open_dataset(recipe.data), recipe.data.split).with_truth()
     facts = autoconfig.take_fingerprint(dataset, seed=recipe.train.seed, progress=progress)
-    machine = measure_machine(recipe, {"model.name": recipe.model.name}, None, progress)
+    given = {"model.name": recipe.model.name}
+    machine = measure_machine(recipe, given, None, progress, settled=True)
     return expected_seconds(recipe, facts, machine)
 
 

@@ -46,6 +46,8 @@ def plot_augmentation(
     margin = (inputs_NHWC.shape[1] - size) // 2
     middle = (slice(None), slice(margin, margin + size), slice(margin, margin + size))
     columns = [_outlined(inputs_NHWC[middle], targets_NHW[middle])]
+    if inputs_NHWC.dtype == np.uint16:
+        inputs_NHWC = inputs_NHWC.astype(np.float32) / np.float32(65535)
     images = torch.from_numpy(inputs_NHWC).permute(0, 3, 1, 2)
     targets = torch.from_numpy(targets_NHW)
     for epoch in range(num_variants):

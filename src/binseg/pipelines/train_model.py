@@ -195,6 +195,8 @@ def _look_for_faults(
     config, findings = recipe.data, training_checks(dataset, progress=progress)
     if recipe.input.intensity != "dtype":
         findings = tuple(one for one in findings if one.code != "narrow-range")
+    if recipe.input.depth > 8:
+        findings = tuple(one for one in findings if one.code != "hidden-steps")
     for finding in findings:
         names = f" ({name_some(finding.ids)})" if finding.ids else ""
         advice = f"; {finding.advice}" if finding.code in ("narrow-range", "hidden-steps") else ""

@@ -7,11 +7,11 @@ from concurrent.futures import Future, InvalidStateError
 from itertools import islice, zip_longest
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, UInt
 
 from binseg.inference.runtimes import Backend
 
-Compute = Callable[[UInt8[np.ndarray, "N H W C"]], Float32[np.ndarray, "N H W"]]
+Compute = Callable[[UInt[np.ndarray, "N H W C"]], Float32[np.ndarray, "N H W"]]
 
 
 class SharedBackend:
@@ -31,7 +31,7 @@ class SharedBackend:
 class _Order:
     """The inputs of one image, and the answers so far."""
 
-    def __init__(self, inputs_NHWC: UInt8[np.ndarray, "N H W C"]) -> None:
+    def __init__(self, inputs_NHWC: UInt[np.ndarray, "N H W C"]) -> None:
         self.inputs_NHWC = inputs_NHWC
         self.size = inputs_NHWC.shape[1:]
         self.maps_NHW = np.empty(inputs_NHWC.shape[:3], np.float32)
@@ -82,7 +82,7 @@ class Batcher:
         self._thread.start()
 
     def submit(
-        self, inputs_NHWC: UInt8[np.ndarray, "N H W C"]
+        self, inputs_NHWC: UInt[np.ndarray, "N H W C"]
     ) -> "Future[Float32[np.ndarray, 'N H W']]":
         """Have inputs computed; cancelling the future leaves out what isn't computed yet."""
         order = _Order(inputs_NHWC)

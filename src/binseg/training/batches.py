@@ -226,6 +226,8 @@ class _Dataset(Dataset[Batch]):
         inputs_BHWC, targets_BHW = self.read(key)
         if key.is_empty:
             targets_BHW = torch.full_like(targets_BHW, IGNORE)
+        if inputs_BHWC.dtype == torch.uint16:  # few operations of torch take them
+            inputs_BHWC = inputs_BHWC.float().div_(65535.0)
         return Batch(inputs_BHWC, targets_BHW, *key[2:])
 
     @abstractmethod
@@ -239,7 +241,7 @@ class _CachedBatches(_Dataset):
     def __init__(self, cache: PixelCache, device: torch.device, *, reserve: int) -> None:
         self._arrays: list[Any] = [cache.inputs_NHWC, cache.targets_NHW]
         self.on_device = False
-        if device.type == "cuda":
+        if device.type == "cuda" and cache.inputs_NHWC.dtype == np.uint8:
             free, _ = torch.cuda.mem_get_info(device)
             self.on_device = cache.num_bytes <= GPU_SHARE * max(0, free - reserve)
         if self.on_device or cache.num_bytes <= RESIDENT_BYTES:
@@ -258,7 +260,8 @@ class _CachedBatches(_Dataset):
 
 def _resident(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """Copy a file's array to where it stays, in pieces: the machine may have less than the GPU."""
-    whole = torch.empty(array.shape, dtype=torch.uint8, device=device)
+    kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    whole = torch.empty(array.shape, dtype=kind, device=device)
     for start in range(0, len(array), COPIED_ROWS):
         part = np.array(array[start : start + COPIED_ROWS])
         whole[start : start + COPIED_ROWS] = torch.from_numpy(part)

@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from binseg.config import Recipe, dump_recipe, load_recipe
@@ -196,8 +197,14 @@ def check_writable(folder: Path) -> None:
     place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not place.is_dir():
         raise UsageError(f"{place} is a file; choose another folder with --out")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{place}: no permission to write there; choose another folder with --out")
+    try:
+        with TemporaryDirectory(prefix=TEMPORARY, dir=place):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(
+            f"{place}: can't write there ({reason}); choose another folder with --out"
+        ) from None
 
 
 def environment() -> dict[str, object]:

@@ -233,11 +233,12 @@ class TrainingStep:
 def _shrink(
     images_BCHW: torch.Tensor, targets_BHW: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring a batch of bytes to a smaller square size, as floats; an equal size stays as it is."""
+    """Bring a batch to a smaller square size, as floats; an equal size stays as it is."""
     if images_BCHW.shape[-2:] == (size, size):
         return images_BCHW, targets_BHW
+    top = 255.0 if images_BCHW.dtype == torch.uint8 else 1.0
     images = functional.interpolate(
-        images_BCHW.float().div_(255.0), size=(size, size), mode="bilinear", antialias=True
+        images_BCHW.float() / top, size=(size, size), mode="bilinear", antialias=True
     )
     targets = functional.interpolate(targets_BHW[:, None], size=(size, size), mode="nearest-exact")
     return images, targets[:, 0]

@@ -1,8 +1,9 @@
 """The one place where an image becomes model inputs, in training and in prediction alike.
 
-    image, any type and size -> channels and range -> placed -> uint8 input -> normalised float32
+    image, any type and size -> channels and range -> placed -> whole numbers -> normalised float32
 
-The uint8 inputs are what the cache stores and what prediction computes: the same to the bit.
+The inputs, uint8 (or uint16 where 8 bits would hide objects), are what the cache stores and what
+prediction computes: the same to the bit.
 """
 
 import math
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, Shaped, UInt8
+from jaxtyping import Bool, Float32, Num, Shaped, UInt, UInt8
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import without
@@ -51,6 +52,8 @@ def reduction(size: Size, preprocessing: Preprocessing | None) -> int:
         return 1
     if preprocessing.intensity != "dtype" or preprocessing.nodata is not None:
         return 1
+    if preprocessing.depth > 8:
+        return 1
     target = plan(*size, preprocessing)[0].target
     times = min(size[0] // target.height, size[1] // target.width) // LEAST_LEFT
     return min(MOST_REDUCED, 1 << max(0, times.bit_length() - 1))
@@ -62,8 +65,8 @@ def prepare(
     *,
     name: str = "the image",
     size: Size | None = None,
-) -> tuple[UInt8[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
-    """Make all model inputs of an image (uint8, 0..255 for 0..1), with their placements.
+) -> tuple[UInt[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
+    """Make all model inputs of an image (uint8 or uint16 by `depth`), with their placements.
 
     A grey image is repeated to three channels, a colour one becomes grey by its luma (ITU-R 601);
     any other number of channels must match. `intensity` says what becomes 0 and 1. The image is
@@ -84,7 +87,7 @@ def prepare_batches(
     batch_size: int,
     name: str = "the image",
     size: Size | None = None,
-) -> Iterator[tuple[UInt8[np.ndarray, "B height width channels"], tuple[Placement, ...]]]:
+) -> Iterator[tuple[UInt[np.ndarray, "B height width channels"], tuple[Placement, ...]]]:
     """Make the inputs of `prepare` a few at a time, so that a huge image's tiles fit in memory."""
     original_HWC, bounds = _opened(image_HWC, preprocessing, name)
     size = size or (original_HWC.shape[0], original_HWC.shape[1])
@@ -96,7 +99,7 @@ def prepare_batches(
         box = (0.0, 0.0, size[1] / by, size[0] / by)  # the last pixels may be parts of one
 
     def resized(region_HWC: Num[np.ndarray, "h w C"], height: int, width: int) -> np.ndarray:
-        return _resized(region_HWC, preprocessing.channels, bounds, (height, width), box)
+        return _resized(region_HWC, preprocessing, bounds, (height, width), box)
 
     for start in range(0, len(placements), batch_size):
         some = placements[start : start + batch_size]
@@ -109,7 +112,7 @@ def prepare_batches(
 
 def prepare_image(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the image"
-) -> UInt8[np.ndarray, "H2 W2 channels"]:
+) -> UInt[np.ndarray, "H2 W2 channels"]:
     """Make the whole image from which patches are cut in training (resize: tile).
 
     At scale 1 its patches equal the tiles of `prepare` to the bit. At another scale the whole image
@@ -118,7 +121,7 @@ def prepare_image(
     """
     original_HWC, bounds = _opened(image_HWC, preprocessing, name)
     size = scaled_size(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
-    return _resized(original_HWC, preprocessing.channels, bounds, size)
+    return _resized(original_HWC, preprocessing, bounds, size)
 
 
 def prepare_region(
@@ -129,7 +132,7 @@ def prepare_region(
     values: Bounds,
     rows: tuple[float, float] | None = None,
     name: str = "the image",
-) -> UInt8[np.ndarray, "height width channels"]:
+) -> UInt[np.ndarray, "height width channels"]:
     """Make an input, or some rows of one, of a region of an image that is too large to be read.
 
     `region_HWC` is a placement's source, mirrored past the image's edges, or the rows around those
@@ -138,7 +141,7 @@ def prepare_region(
     """
     accepted_HWC = _accept(region_HWC, preprocessing, name)
     box = rows and (0.0, rows[0], float(accepted_HWC.shape[1]), rows[1])
-    return _resized(accepted_HWC, preprocessing.channels, values, size, box)
+    return _resized(accepted_HWC, preprocessing, values, size, box)
 
 
 def known_range(dtype: str, preprocessing: Preprocessing) -> Bounds | None:
@@ -180,16 +183,18 @@ def prepare_truth(
 
 
 def normalise(
-    inputs_NHWC: UInt8[np.ndarray, "N H W C"], preprocessing: Preprocessing
+    inputs_NHWC: UInt[np.ndarray, "N H W C"], preprocessing: Preprocessing
 ) -> Float32[np.ndarray, "N C H W"]:
-    """Turn uint8 inputs into what a network computes on: (x / 255 - mean) / std, channels first."""
-    assert inputs_NHWC.dtype == np.uint8, inputs_NHWC.dtype
+    """Turn inputs into what a network computes on: (x / top - mean) / std, channels first."""
+    assert inputs_NHWC.dtype == preprocessing.pixel_type, inputs_NHWC.dtype
     mean_C11 = np.asarray(preprocessing.mean, np.float64)[:, None, None]
     std_C11 = np.asarray(preprocessing.std, np.float64)[:, None, None]
     num, height, width, channels = inputs_NHWC.shape
     out_NCHW = np.empty((num, channels, height, width), np.float32)
     np.multiply(
-        inputs_NHWC.transpose(0, 3, 1, 2), (1 / (255 * std_C11)).astype(np.float32), out=out_NCHW
+        inputs_NHWC.transpose(0, 3, 1, 2),
+        (1 / (preprocessing.top * std_C11)).astype(np.float32),
+        out=out_NCHW,
     )
     out_NCHW -= (mean_C11 / std_C11).astype(np.float32)
     return out_NCHW
@@ -277,13 +282,15 @@ def _fit_channels(
 
 def _resized(
     region_HWC: Num[np.ndarray, "h w C"],
-    channels: int,
+    preprocessing: Preprocessing,
     bounds: Bounds,
     size: Size,
     box: tuple[float, float, float, float] | None = None,
-) -> UInt8[np.ndarray, "height width channels"]:
-    """A region as uint8 at a new size: 8-bit images by whole numbers, the rest by floats."""
-    if region_HWC.dtype == np.uint8 and bounds == ((0.0,), (255.0,)):
+) -> UInt[np.ndarray, "height width channels"]:
+    """Make whole numbers at a new size: of 8-bit images by whole numbers, of the rest by floats."""
+    channels, top = preprocessing.channels, np.float32(preprocessing.top)
+    dtype = np.dtype(preprocessing.pixel_type)
+    if region_HWC.dtype == np.uint8 == dtype and bounds == ((0.0,), (255.0,)):
         # The usual case. Placing, stretching and mixing channels are all linear, so their order
         # changes rounding only, and few pixels are mixed after a resize.
         placed_HWC = _fit_channels(resize_image(region_HWC, *size, box=box), channels)
@@ -291,12 +298,12 @@ def _resized(
     if channels < region_HWC.shape[2]:  # colours become grey, which needs them all at once
         unit_HWC = _fit_channels(_to_range(region_HWC, bounds), channels)
         unit_HWC = resize_image(unit_HWC, *size, box=box)
-        return np.rint(unit_HWC * np.float32(255)).astype(np.uint8)
+        return np.rint(unit_HWC * top).astype(dtype)
     # One channel at a time, so that only one of a whole image is in memory as floats.
     planes = []
     for channel in range(region_HWC.shape[2]):
         own = slice(channel, channel + 1)
         of_own = bounds if len(bounds[0]) == 1 else (bounds[0][own], bounds[1][own])
         unit_HW1 = resize_image(_to_range(region_HWC[:, :, own], of_own), *size, box=box)
-        planes.append(np.rint(unit_HW1 * np.float32(255)).astype(np.uint8))
+        planes.append(np.rint(unit_HW1 * top).astype(dtype))
     return _fit_channels(np.concatenate(planes, axis=2), channels)

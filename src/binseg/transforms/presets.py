@@ -76,19 +76,19 @@ PRESETS: dict[str, Preset] = {
         jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3, gamma=0.4,
         noise=0.05, noisy=0.25, blur=0.25, blur_sigma=(0.5, 1.2),
     ),
-    "report-a": Preset(
+    "pet-plain": Preset(
         source="report A: flip, rotation, jitter, random resized crop, shift",
         flip=0.5, affine=1.0, rotate=20.0, shift=0.1, crop_area=(0.8, 1.0),
         jitter=1.0, brightness=0.2, contrast=0.2, saturation=0.2,
     ),
-    "report-b": Preset(
+    "pet-augmented": Preset(
         source="report B: flips, quarter turns, shift-scale-rotate, brightness-contrast, blur",
         flip=0.5, flip_vertical=0.2, quarter_turn=0.3,
         affine=0.5, rotate=15.0, scale=(0.8, 1.2), shift=0.1,
         jitter=0.2, brightness=0.2, contrast=0.2, blur=0.3,
     ),
-    "report-c": Preset(source="tutorial C: none; it only scales values to [0, 1]"),
-    "report-d": Preset(
+    "em": Preset(source="tutorial C: none; it only scales values to [0, 1]"),
+    "pet-cosine": Preset(
         source="report D: flip, rotation, jitter",
         flip=0.5, affine=0.3, rotate=15.0,
         jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.2,

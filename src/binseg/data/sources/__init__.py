@@ -37,7 +37,7 @@ from binseg.data.sources.tables import find_kaggle, find_manifest, read_kaggle, 
 from binseg.errors import DataError, ImageError, UsageError
 from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress
-from binseg.storage import read_bytes
+from binseg.storage import alike, read_bytes
 from binseg.types import Record
 
 NUM_SWAPPED = 4  # Images that tell whether they are the masks
@@ -207,8 +207,9 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     except ImageError:
         raise
     except DataError as error:
-        swapped = "are images and masks swapped? " if _look_swapped(findings.records) else ""
-        raise DataError(f"{root}: {swapped}{error}") from None
+        swapped = "are images and masks swapped? Then exchange them; if not, "
+        first = swapped if _look_swapped(findings.records) else ""
+        raise DataError(f"{root}: {first}{error}") from None
     records, grouped = with_groups(findings.records, config)
     records, posed = find_stored_poses(records, rule)
     if config.nodata is not None:
@@ -271,7 +272,7 @@ def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
     try:
         root.stat()
     except FileNotFoundError:
-        raise DataError(f"{root}: there is no such file or folder") from None
+        raise DataError(f"{root}: there is no such file or folder{alike(root)}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{root}: can't be read: {getattr(error, 'strerror', error)}") from None
     return (_kind_of(root) if kind == "auto" else kind), root
