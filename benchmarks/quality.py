@@ -210,12 +210,12 @@ def _wrong(mask: np.ndarray, kind: str, random: np.random.Generator) -> np.ndarr
     return np.asarray(mask | ((rows - row) ** 2 + (columns - column) ** 2 <= radius**2))
 
 
-def trained(folder: Path, data: str, budget: float, *, seed: int = 0, folds: int = 1) -> Path:
+def trained(folder: Path, data: str, budget: float, *, folds: int = 1, **settings: Any) -> Path:
     """Train by a plan unless that is done; `folds` make it a cross-validation."""
     if (folder / ("pooled" if folds > 1 else "val")).exists():
         return folder
     start = time.perf_counter()
-    sections = {"data": {"path": data}, "train": {"seed": seed}}
+    sections = {"data": {"path": data}, **settings}
     made = plan(sections=sections, budget=budget, folds=folds, progress=PROGRESS)
     common: dict[str, Any] = {"plan": made.as_yaml(), "progress": PROGRESS, "out": folder}
     common["spent"] = time.perf_counter() - start
@@ -468,8 +468,8 @@ def measure_nuclei(rows: list[Row], options: Any, photos: list[np.ndarray], tabl
     made = {"nuclei": rows, "grey": grey, "twelve": twelve, "harmed": wrong}
     sets = {name: write_set(out / "data" / name, one) for name, one in made.items()}
 
-    def study(name: str, of: str, share: float, seed: int = 0) -> Study:
-        run = trained(runs / name, sets[of], share * budget, seed=seed)
+    def study(name: str, of: str, share: float, **settings: Any) -> Study:
+        run = trained(runs / name, sets[of], share * budget, **settings)
         return Study(Remembered(run, out), DataConfig(path=sets[of]))
 
     whole = study("nuclei", "nuclei", 1)
@@ -479,9 +479,11 @@ def measure_nuclei(rows: list[Row], options: Any, photos: list[np.ndarray], tabl
     measure_unlike("nuclei", whole, table, ">= 0.99", **strange)
     stained = [row.image for row in rows if not is_grey(row)]
     measure_unlike("grey-nuclei", study("grey", "grey", 0.3), table, ">= 0.93", stained=stained)
-    measure_failures(rows, study("twelve", "twelve", 0.2), table)
-    seeds = range(1, 1 + NUM_MODELS)
-    measure_ranking([study(f"nuclei-{seed}", "nuclei", 0.2, seed) for seed in seeds], table)
+    by_pixels = {"resize": "tile"}  # a whole image fills the network's input, whatever its pixels
+    measure_failures(rows, study("twelve", "twelve", 0.2, input=by_pixels), table)
+    seeds = [{"seed": seed} for seed in range(1, 1 + NUM_MODELS)]
+    small = [study(f"nuclei-{x['seed']}", "nuclei", 0.2, train=x) for x in seeds]
+    measure_ranking(small, table)
     folder = trained(runs / "harmed", sets["harmed"], 0.8 * budget, folds=FOLDS)
     of_image: dict[str, Remembered] = {}
     for run in (RunFolder(path=folder / f"fold-{fold}") for fold in range(FOLDS)):
