@@ -28,6 +28,7 @@ SHORT = {
     "photos": ("--images 2 --photos 2", r'"difference": '),
     "plan": ("--quick --families cracks", r"\| .*cracks.* \|"),
     "predict": ("--quick", r"torch fp32 NCHW[\s\S]*openvino int8"),
+    "quality": ("--quick", r"expected Dice [\s\S]*AURC [\s\S]*planted errors in the worst tenth"),
     "recipes": (
         "--size 32 --images-seen 40 --only pet-resnet34-unet-cosine",
         r"pet-resnet34-unet-cosine",

@@ -1,6 +1,7 @@
 """The quality of a prediction without a truth: right on usual images, loud on others."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from binseg.inference.quality import (
     UNLIKE,
     Judge,
     describe,
+    distances,
     expected_dice,
     interval,
     signs,
@@ -122,6 +124,21 @@ def test_unlike_images_are_flagged_with_the_reason(
     assert quality.flag == UNLIKE
     assert words in quality.reason
     assert quality.distance > 1
+
+
+def test_between_two_kinds_of_images_nothing_is_usual() -> None:
+    """Where training was dark or bright, an image half as bright is unlike both."""
+
+    def figures_of(seed: int, shift: float) -> np.ndarray:
+        return np.random.default_rng(seed).normal(0, 0.05, len(NAMES)) + shift
+
+    lessons = [
+        replace(promised(seed), statistics_D=figures_of(seed, 2.0 * (seed % 2)))
+        for seed in range(60)
+    ]
+    known = fit_knowledge(lessons)
+    found = distances(np.stack([figures_of(seed, seed - 99.0) for seed in (99, 100, 101)]), known)
+    assert (found > known.limit).tolist() == [False, True, False]
 
 
 def test_quality_stands_in_every_output(known: Knowledge) -> None:

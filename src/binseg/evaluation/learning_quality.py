@@ -146,6 +146,8 @@ def _refusal(score: str, wanted: float, losses_U: Float64[np.ndarray, " U"], ris
 
 NUM_USUAL = 60
 """Images below which some that trained the model help to say what an image looks like."""
+NUM_REFERENCES = 200
+"""Images whose statistics travel in the card."""
 MOST = 500  # validation images that teach, at most
 LEAST_FOR_LINE = 20  # validation images below which the promised Dice is taken as it is
 _FOLDS = 10
@@ -238,8 +240,8 @@ def fit_knowledge(lessons: Sequence[Lesson], further: Sequence[Lesson] = ()) -> 
             rest_ND = table_ND
         fitted = _usual(rest_ND)
         left_out_N[fold_N == fold] = distances(table_ND[fold_N == fold], fitted)
-    # Chance alone puts a few of the images themselves outside; these are not to be flagged.
-    limit = max(1.2 * float(np.quantile(left_out_N, 0.98)), 1.2 * len(NAMES) ** 0.5)
+    # Chance alone puts some outside, and few images hardly show how far usual ones lie.
+    limit = max(2.0, float(np.quantile(left_out_N, 0.98)) * (1 + 5 / len(usual)))
     sizes = [one.pixel_um for one in usual if one.pixel_um]
     common = Counter(round(size, 6) for size in sizes).most_common(1)
     is_one_scale = bool(common) and max(sizes) < 1.1 * min(sizes) and len(sizes) == len(usual)
@@ -279,6 +281,7 @@ def _usual(table_ND: Float64[np.ndarray, "N D"]) -> Knowledge:
         low=tuple(table_ND.min(axis=0).round(6)),
         high=tuple(table_ND.max(axis=0).round(6)),
         precision=tuple(tuple(row) for row in precision_DD.round(6)),
+        references=tuple(tuple(row) for row in spread(table_ND.round(4).tolist(), NUM_REFERENCES)),
         limit=1.0,
     )
 

@@ -336,7 +336,7 @@ class ModelPredictor(Predictor):
     def judge(self) -> Judge | None:
         """The judge of its predictions; None where the card has no knowledge of these figures."""
         known = self.card.knowledge if self.card else None
-        if known is None or known.names != NAMES:
+        if known is None or known.names != NAMES or not known.references:
             return None
         fits = len(known.coefficients) in (0, NUM_SIGNS + 1)
         return Judge(knowledge=known, preprocessing=self.preprocessing) if fits else None

@@ -41,7 +41,8 @@ STATISTICS = (  # Figures of the image as the network sees it, then of its mask
     Statistic("contrast", 0.05, "less contrast", "more contrast"),
     Statistic("darkest", 0.06, "darker shadows", "no dark parts"),
     Statistic("brightest", 0.08, "no bright parts", "brighter lights"),
-    Statistic("colour", 0.015, "grey where training was colour", "colour where training was grey"),
+    Statistic("saturation", 0.15, "grey where training was colour",
+              "colour where training was grey"),
     Statistic("red", 0.02, "less red", "more red"),
     Statistic("blue", 0.02, "less blue", "more blue"),
     Statistic("sharpness", 0.35, "smoother", "rougher, or noise"),
@@ -157,7 +158,8 @@ def describe(
     raw_HWC = image_HWC[::every, ::every].astype(np.float32)
     top = {"uint8": 255.0, "uint16": 65535.0}.get(image_HWC.dtype.name, float(raw_HWC.max()) or 1)
     mean_C = raw_HWC.mean(axis=(0, 1)) / top
-    colour = float(raw_HWC.std(axis=2).mean()) / top
+    # In logarithms: without any colour is far from with some, however colourful others are.
+    saturation = np.log10(float(raw_HWC.std(axis=2).mean()) / top + 0.002)
     tint_C = mean_C - mean_C.mean()
     steps = [_roughness(grey_HW, by) for by in (1, 2, 4, 8)]
     down = np.abs(np.diff(grey_HW, axis=0))
@@ -169,7 +171,7 @@ def describe(
     typical = float((sizes**2).sum() / max(1, sizes.sum()))
     doubt = float((4 * probability_HW * (1 - probability_HW)).mean())
     return np.array([
-        grey_HW.mean(), contrast, dark, bright, colour, tint_C[0], tint_C[-1],
+        grey_HW.mean(), contrast, dark, bright, saturation, tint_C[0], tint_C[-1],
         np.log2((steps[0] + _EPS) / (contrast + _EPS)),
         *(np.log2((wide + _EPS) / (near + _EPS)) for near, wide in pairwise(steps)),
         np.log2(peaks + 1),
@@ -215,10 +217,13 @@ def _area_scale(shape: tuple[int, ...], preprocessing: Preprocessing) -> float:
 def distances(
     statistics_ND: Float64[np.ndarray, "N D"], known: Knowledge
 ) -> Float64[np.ndarray, " N"]:
-    """Compute the Mahalanobis distances from the training data."""
-    off_ND = (statistics_ND - np.array(known.centre)) / np.array(known.spread)
-    square_N = np.einsum("nd,de,ne->n", off_ND, np.array(known.precision), off_ND)
-    return np.asarray(np.sqrt(np.maximum(square_N, 0)))
+    """Compute the Mahalanobis distances from the nearest image of the training data.
+
+    From the mean would not do: between grey and stained tissue there is nothing usual.
+    """
+    off_NMD = (statistics_ND[:, None] - np.array(known.references)) / np.array(known.spread)
+    square_NM = np.einsum("nmd,nmd->nm", off_NMD @ np.array(known.precision), off_NMD)
+    return np.asarray(np.sqrt(np.maximum(square_NM.min(axis=1), 0)))
 
 
 def unusual(statistics_D: Float64[np.ndarray, " D"], known: Knowledge) -> list[str]:

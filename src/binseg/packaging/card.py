@@ -125,6 +125,9 @@ class Knowledge(Part):
     precision: tuple[tuple[float, ...], ...]
     limit: Annotated[float, Field(gt=0)]
     """Distance from which on an image is unlike the training data."""
+    references: Annotated[tuple[tuple[float, ...], ...], Field(max_length=1000)] = ()
+    """Figures of usual images, to the nearest of which an image is compared; bundles made before
+    have none, and don't judge."""
     num_images: Count = 0  # validation images that taught what Dice to expect
     coefficients: Annotated[tuple[float, ...], Field(max_length=100)] = ()
     residuals: tuple[float, float] = (-1.0, 1.0)
@@ -135,7 +138,8 @@ class Knowledge(Part):
     @model_validator(mode="after")
     def _check(self) -> Self:
         num = len(self.names)
-        rows = (self.centre, self.spread, self.low, self.high, self.precision, *self.precision)
+        rows = (self.centre, self.spread, self.low, self.high, self.precision)
+        rows = (*rows, *self.precision, *self.references)
         if not 1 <= num <= 100 or any(len(row) != num for row in rows):
             raise ValueError(f"knowledge needs {num} figures of each kind, one a name")
         return self
