@@ -56,7 +56,7 @@ class Loss(Protocol):
         """Compare logits with valid truth, a scalar; `counts` where they are a part of a batch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Pixels:
     """One batch with its ignored pixels made harmless: logits and target are 0 there."""
 
@@ -188,7 +188,11 @@ def _compute(
     given = (logits_B1HW, target_B1HW)
     logits, target = (one.float().masked_fill(~valid_B1HW, 0.0) for one in given)
     counts = counts or BatchCounts.of(valid_B1HW)
-    return function(_Pixels(logits.flatten(1), target, valid_B1HW, counts))
+    return function(
+        _Pixels(
+            logits_BN=logits.flatten(1), target_B1HW=target, valid_B1HW=valid_B1HW, counts=counts
+        )
+    )
 
 
 class Knob(NamedTuple):

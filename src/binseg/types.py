@@ -99,7 +99,7 @@ class Finding:
     """The way to put it right."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """Decoded pixels in their original size; `mask_HW` is None where there is no truth."""
 
@@ -265,7 +265,7 @@ class Sweep:
     """Area below precision over recall of the pooled pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
     """The pixels whose probability is in (low, high], and the share of them that is foreground."""
 

@@ -186,7 +186,7 @@ class Fingerprint:
         return self.grey_share == 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Look:
     """The facts about one image; `shapes` and `kept` are None where not measured."""
 
@@ -260,13 +260,20 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     planes = (one_HW[:, :, None].astype(np.float32) for one_HW in (grey_HW, inside_HW))
     thumbs = [resize_image(np.ascontiguousarray(one), THUMB, THUMB) for one in planes]
     is_grey = channels == 3 and _looks_grey(some_HWC, image_HWC[mask_HW], top, high - low)
-    stored = ((height, width), channels, str(image_HWC.dtype), is_grey or channels == 1)
-    moments = (_moments((some_HWC / top).clip(0, 1)), _moments(stretched_HWC))
-    foreground = float(mask_HW.sum() / max(1, sample.valid_HW.sum()))
-    used, both = float((high - low) / top), np.stack([thumb[:, :, 0] for thumb in thumbs])
-    shapes = measure_shapes(_window(mask_HW)) if shaped else None
-    kept = _kept(mask_HW) if shaped and mask_HW.any() else None
-    return _Look(*stored, used, *moments, foreground, is_brighter, both, shapes, kept)
+    return _Look(
+        size=(height, width),
+        channels=channels,
+        dtype=str(image_HWC.dtype),
+        is_grey=is_grey or channels == 1,
+        range_used=float((high - low) / top),
+        moments=_moments((some_HWC / top).clip(0, 1)),
+        stretched=_moments(stretched_HWC),
+        foreground=float(mask_HW.sum() / max(1, sample.valid_HW.sum())),
+        is_brighter=is_brighter,
+        thumbs=np.stack([thumb[:, :, 0] for thumb in thumbs]),
+        shapes=measure_shapes(_window(mask_HW)) if shaped else None,
+        kept=_kept(mask_HW) if shaped and mask_HW.any() else None,
+    )
 
 
 def _looks_grey(pixels_HWC: np.ndarray, object_NC: np.ndarray, top: float, used: float) -> bool:

@@ -60,7 +60,7 @@ FEW_RATIOS = (0.7, 0.3, 0.0)
 STACK_GAP = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """One line of a plan: a recipe's `section.field`, its value, and one clause that says why."""
 
@@ -113,7 +113,7 @@ def make_plan(
         choice = (given[key], GIVEN) if key in given else RULES[key](at)
         if choice is not None:
             value, reason = choice
-            settings.append(Setting(key, value, reason, is_given=key in given))
+            settings.append(Setting(key=key, value=value, reason=reason, is_given=key in given))
             at = at.having({key: value})
     told = tuple(_warnings(at))
     return Plan(settings=tuple(settings), warnings=told, fingerprint=facts, machine=machine)
@@ -124,7 +124,7 @@ def few_ratios(num: int) -> list[Setting]:
     if num > FEW_IMAGES:
         return []
     reason = f"only {num} images: 30% are for validation, and none are kept for a test"
-    return [Setting("data.split.ratios", FEW_RATIOS, reason)]
+    return [Setting(key="data.split.ratios", value=FEW_RATIOS, reason=reason)]
 
 
 def stack_settings(num_pages: int) -> list[Setting]:
@@ -132,7 +132,10 @@ def stack_settings(num_pages: int) -> list[Setting]:
     gap = min(STACK_GAP, num_pages // 20)
     whole = "neighbouring slices look nearly the same, so whole blocks stay together"
     left_out = "slices left out between two splits"
-    return [Setting("data.split.method", "block", whole), Setting("data.split.gap", gap, left_out)]
+    return [
+        Setting(key="data.split.method", value="block", reason=whole),
+        Setting(key="data.split.gap", value=gap, reason=left_out),
+    ]
 
 
 def _warnings(at: Situation) -> Iterator[str]:

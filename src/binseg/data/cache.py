@@ -290,7 +290,7 @@ def _is_in_use(place: Path) -> bool:
 VERSION = "inputs 6"  # raise it when what is stored changes, or how images are decoded or resized
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PixelCache:
     """Model inputs of a list of records, ready to be batched; N counts inputs, not records."""
 
@@ -329,7 +329,9 @@ class PixelCache:
         whole, kept = (np.bincount(one, minlength=end) for one in (self.record_of_N, records_N))
         is_partial = bool(((kept > 0) & (kept < whole)).any())
         inputs, targets = (np.array(one[rows]) for one in (self.inputs_NHWC, self.targets_NHW))
-        return PixelCache(inputs, targets, records_N, is_partial=is_partial)
+        return PixelCache(
+            inputs_NHWC=inputs, targets_NHW=targets, record_of_N=records_N, is_partial=is_partial
+        )
 
 
 class Where(TypedDict, total=False):
@@ -355,4 +357,8 @@ def open_cache(
 
     stored = open_store(*(records, rule, preprocessing, decode), version=VERSION, **where)
     record_of_N = np.repeat(np.arange(len(records)), stored["inputs"].counts_N)
-    return PixelCache(stored["inputs"].values, stored["targets"].values, record_of_N)
+    return PixelCache(
+        inputs_NHWC=stored["inputs"].values,
+        targets_NHW=stored["targets"].values,
+        record_of_N=record_of_N,
+    )

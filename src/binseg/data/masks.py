@@ -36,7 +36,7 @@ MOST_TOUCHING = 0.2
 TRIMAP = frozenset({1, 2, 3})  # Oxford-IIIT Pet: 1 object, 2 background, 3 border between them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MaskRule:
     """Rule by which a mask's values become foreground, background, and pixels that don't count."""
 
@@ -156,7 +156,13 @@ def _rule_for(
         sides = {"foreground": frozenset({1}), "background": frozenset({2}), "ignore": ignore}
         sides[config.border] |= {3}
         foreground, background, ignored = sides.values()
-        return MaskRule("trimap", foreground, background, ignored, border=config.border)
+        return MaskRule(
+            kind="trimap",
+            foreground=foreground,
+            background=background,
+            ignore=ignored,
+            border=config.border,
+        )
     # Black and white, whose edges JPEG blurred.
     is_dark_to_bright = min(values, default=255) <= NEAR and max(values, default=0) >= 255 - NEAR
     is_blurred = found.lossy and found.between < MOST_BETWEEN and not found.colour
@@ -168,7 +174,13 @@ def _rule_for(
         raise DataError(_ambiguous(found, values))
     if not others:
         return None
-    return MaskRule("values", others, frozenset({0}), ignore, colour=found.colour)
+    return MaskRule(
+        kind="values",
+        foreground=others,
+        background=frozenset({0}),
+        ignore=ignore,
+        colour=found.colour,
+    )
 
 
 def _shows(found: "Scan", rule: MaskRule) -> tuple[bool, bool]:
@@ -249,7 +261,7 @@ def _named(values: Iterable[int], *, colour: bool) -> str:
     return ", ".join(names) or "nothing"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scan:
     """Values in the scanned masks: how many hold each, the first, and what else decides."""
 
@@ -356,11 +368,16 @@ def _scan(records: Sequence[Record], progress: Progress, read_as: ReadAs) -> Sca
     if colours:
         colours = {value * GREY: held for value, held in greys.items()} | colours
     modes = {one.mode for one in infos}
-    lossy = any(one.format in LOSSY for one in infos) and len(colours or greys) > 3
-    kinds = (not modes.isdisjoint({"P", "PA", "PALETTE"}), "MINISWHITE" in modes)
-    no_data = frozenset(declared if not colours and len(greys.keys() - declared) > 1 else ())
-    seen = (bool(colours), lossy, is_mixed, *kinds, num_between / max(1, num_pixels), no_data)
-    return Scan(colours or greys, *seen)
+    return Scan(
+        holders=colours or greys,
+        colour=bool(colours),
+        lossy=any(one.format in LOSSY for one in infos) and len(colours or greys) > 3,
+        is_mixed=is_mixed,
+        has_palette=not modes.isdisjoint({"P", "PA", "PALETTE"}),
+        white_is_zero="MINISWHITE" in modes,
+        between=num_between / max(1, num_pixels),
+        no_data=frozenset(declared if not colours and len(greys.keys() - declared) > 1 else ()),
+    )
 
 
 def _lies_between(records: Sequence[Record]) -> bool:

@@ -37,7 +37,7 @@ NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
 """Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Seeds:
     """Some pixels of one class (row * width + column): image i has those of starts[i:i + 2]."""
 
@@ -50,7 +50,7 @@ class Seeds:
         return np.diff(self.starts_N1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageCache:
     """Whole images (C x H x W) and targets (0, 1, `IGNORE`), one behind the other."""
 
@@ -173,12 +173,18 @@ def open_images(
     facts_N4 = stored["facts"].values
     num_background, num_foreground = facts_N4[:, 2:].sum(axis=0).tolist()
     foreground, background = (
-        Seeds(np.array(values), np.concatenate([[0], np.cumsum(counts_N)]))
+        Seeds(places_K=np.array(values), starts_N1=np.concatenate([[0], np.cumsum(counts_N)]))
         for values, counts_N in (stored["foreground"], stored["background"])
     )
-    arrays = (stored["inputs"].values, stored["targets"].values, np.array(facts_N4[:, :2]))
-    share = num_foreground / max(1, num_background + num_foreground)
-    return ImageCache(*arrays, preprocessing.channels, foreground, background, share)
+    return ImageCache(
+        pixels=stored["inputs"].values,
+        labels=stored["targets"].values,
+        sizes_N2=np.array(facts_N4[:, :2]),
+        channels=preprocessing.channels,
+        foreground=foreground,
+        background=background,
+        share=num_foreground / max(1, num_background + num_foreground),
+    )
 
 
 def _some_places(

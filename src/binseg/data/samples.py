@@ -70,7 +70,9 @@ def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = No
     if data_HW is not None:
         valid_HW = valid_HW & data_HW
     is_reduced = image_HWC.shape[:2] != (height, width)
-    return Sample(record.id, image_HWC, mask_HW, valid_HW, is_reduced=is_reduced)
+    return Sample(
+        id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW, is_reduced=is_reduced
+    )
 
 
 def _shown(path: Path, record: Record) -> str:

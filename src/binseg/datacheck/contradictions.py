@@ -23,7 +23,7 @@ _CLEAR = 0.15  # Dice that another reading of the mask must gain over the mask a
 _EXPLAINS = 0.15  # score from which on another reading of the whole mask explains what objects show
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contradiction:
     """One mask beside a model's prediction of the same image."""
 
@@ -34,7 +34,7 @@ class Contradiction:
     expected_dice: float  # Dice that the model expected of its own mask
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compared:
     """One mask compared with a model's: the facts of it, of which the largest is a thumbnail."""
 
@@ -64,17 +64,17 @@ def compare_mask(
     probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
     labels_HW, num = label_objects(mask_HW)
     sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
-    small = (resize_mask(one, _SIDE, _SIDE).astype(np.float32) for one in (mask_HW, model_HW))
     return Compared(
-        id_,
-        dice_of(model_HW, mask_HW),
-        expected_dice,
-        dice_of(model_HW, ~mask_HW & valid_HW),
-        _best_shift(model_HW, mask_HW),
-        _object(model_HW & ~_grown(mask_HW), probability_HW),
-        _object(mask_HW & ~_grown(model_HW), 1 - probability_HW),
-        float((sizes**2).sum() / max(1, sizes.sum())),
-        *small,
+        id=id_,
+        dice=dice_of(model_HW, mask_HW),
+        expected=expected_dice,
+        inverted=dice_of(model_HW, ~mask_HW & valid_HW),
+        shifted=_best_shift(model_HW, mask_HW),
+        missed=_object(model_HW & ~_grown(mask_HW), probability_HW),
+        extra=_object(mask_HW & ~_grown(model_HW), 1 - probability_HW),
+        area=float((sizes**2).sum() / max(1, sizes.sum())),
+        mask_hw=resize_mask(mask_HW, _SIDE, _SIDE).astype(np.float32),
+        model_hw=resize_mask(model_HW, _SIDE, _SIDE).astype(np.float32),
     )
 
 
@@ -102,7 +102,9 @@ def _judge(one: Compared, typical: float, swap: float) -> Contradiction:
     whole = [name for name in [*kinds][:3] if kinds[name] >= _EXPLAINS]
     kind = whole[0] if whole else max(kinds, key=lambda name: kinds[name])
     score = float(np.clip(max(kinds.values()), 0, 1))
-    return Contradiction(one.id, score, kind, one.dice, one.expected)
+    return Contradiction(
+        id=one.id, score=score, kind=kind, dice=one.dice, expected_dice=one.expected
+    )
 
 
 def _grown(mask_HW: Mask) -> Mask:

@@ -39,7 +39,7 @@ class Problem(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outline:
     """A mask that has foreground and background, in a few numbers."""
 
@@ -51,7 +51,7 @@ class Outline:
     """Share of foreground along the image's rim; close to 1 where the classes are exchanged."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Look:
     """The facts about one record; its pixels are gone."""
 
@@ -169,10 +169,21 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
     scale = min(1.0, near_duplicates.REDUCED_SIDE / max(height, width))
     small_HWC = reduced(image_HWC)
     thumb_SS, core_TT = squares_of(small_HWC)
-    shown = (height, width, channels, str(image_HWC.dtype), turned, mask_turned)
-    seen = (digest_of(image_HWC), thumb_SS, core_TT, scale)
-    brightest = image_HWC.max() / 65535 if image_HWC.dtype == np.uint16 else 0.0
-    look = Look(record, *shown, *seen, brightest=brightest, problem=problem)
+    look = Look(
+        record=record,
+        height=height,
+        width=width,
+        channels=channels,
+        dtype=str(image_HWC.dtype),
+        turned=turned,
+        mask_turned=mask_turned,
+        image_hash=digest_of(image_HWC),
+        thumb_SS=thumb_SS,
+        core_TT=core_TT,
+        brightest=image_HWC.max() / 65535 if image_HWC.dtype == np.uint16 else 0.0,
+        scale=scale,
+        problem=problem,
+    )
     if mask_HW is None:
         return look
     num_valid = int(valid_HW.sum())
@@ -244,7 +255,12 @@ def measure_outline(mask_HW: Mask) -> Outline | None:
     largest_HW = labels_HW == int(areas_N.argmax()) + 1
     rim = np.concatenate([mask_HW[0], mask_HW[-1], mask_HW[1:-1, 0], mask_HW[1:-1, -1]])
     num = max(1, int((areas_N > 2).sum()))  # specks of one or two pixels are left from reducing
-    return Outline(float(mask_HW.mean()), num, _solidity(largest_HW), float(rim.mean()))
+    return Outline(
+        share=float(mask_HW.mean()),
+        num_objects=num,
+        solidity=_solidity(largest_HW),
+        rim=float(rim.mean()),
+    )
 
 
 def _solidity(object_HW: Mask) -> float:

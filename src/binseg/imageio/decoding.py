@@ -39,7 +39,7 @@ SAMPLE_SIDE = 256  # Side of the windows that tell what a channel usually holds
 _MOST_SCANS = 100  # A progressive JPEG has some ten; each one costs as much time as the whole image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageInfo:
     """Facts of a file's header, in terms of what `read_image` will give."""
 
@@ -61,7 +61,7 @@ class ImageInfo:
         return self.orientation != 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decoder(ABC):
     """An image whose header was read; its pixels are still packed."""
 

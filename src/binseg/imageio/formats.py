@@ -33,7 +33,7 @@ from binseg.storage import open_file
 HEAD = 352  # Bytes at a file's beginning that tell its format: NIfTI's mark comes last
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Format:
     """One image format: how its files are recognised, read and, where it can be, written."""
 
@@ -53,7 +53,9 @@ def _pillow(
     plugin: type[ImageFile], matches: Callable[[bytes], bool], *suffixes: str, **more: Any
 ) -> Format:
     """Describe a format of single images that one of Pillow's classes opens."""
-    return Format(suffixes, matches, partial(open_raster, plugin=plugin), **more)
+    return Format(
+        suffixes=suffixes, matches=matches, open=partial(open_raster, plugin=plugin), **more
+    )
 
 
 def _is_webp(head: bytes) -> bool:
@@ -84,12 +86,14 @@ FORMATS: Mapping[str, Format] = {
     "PPM": _pillow(PpmImageFile, _is_ppm, ".ppm", ".pgm", ".pbm", ".pnm"),
     "JPEG2000": _pillow(Jpeg2KImageFile, _starts(*_JPEG2000), ".jp2", ".j2k"),
     "AVIF": _pillow(AvifImageFile, _is_iso(b"avif", b"avis"), ".avif"),
-    "HEIF": Format((".heic", ".heif"), _is_iso(*_HEIC), open_heic),
-    "NPY": Format((".npy",), _starts(b"\x93NUMPY"), open_numpy),
-    "TIFF": Format((".tif", ".tiff", ".svs", ".lsm", ".btf", ".ndpi"), is_tiff, open_tiff,
-        encode_tiff, stacks=True),
-    "NIFTI": Format((".nii", ".gz"), _is_nifti, open_nifti, stacks=True),
-    "DICOM": Format((".dcm", ".dicom"), lambda head: head[128:132] == b"DICM", open_dicom,
+    "HEIF": Format(suffixes=(".heic", ".heif"), matches=_is_iso(*_HEIC), open=open_heic),
+    "NPY": Format(suffixes=(".npy",), matches=_starts(b"\x93NUMPY"), open=open_numpy),
+    "TIFF": Format(suffixes=(".tif", ".tiff", ".svs", ".lsm", ".btf", ".ndpi"), matches=is_tiff,
+        open=open_tiff,
+        encode=encode_tiff, stacks=True),
+    "NIFTI": Format(suffixes=(".nii", ".gz"), matches=_is_nifti, open=open_nifti, stacks=True),
+    "DICOM": Format(suffixes=(".dcm", ".dicom"), matches=lambda head: head[128:132] == b"DICM",
+        open=open_dicom,
         stacks=True),
 }  # fmt: skip
 OTHERS: Mapping[str, tuple[str, bytes]] = {

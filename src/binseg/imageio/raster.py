@@ -34,7 +34,7 @@ _GREY = {
 """Pillow's modes of one channel, and the type that `image_of` gives; others become 8-bit RGB."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Raster(decoding.Decoder):
     """A file that one of Pillow's classes opened."""
 
@@ -50,9 +50,15 @@ class Raster(decoding.Decoder):
         if decoding.swaps_sides(self.orientation):
             height, width = width, height
         mode = self.pil_image.mode
-        dtype = "uint16" if self.bits == 16 else _GREY.get(mode, "uint8")
-        shown = (1 if mode in _GREY else 3, dtype, mode, self.format)
-        return decoding.ImageInfo(height, width, *shown, orientation=self.orientation)
+        return decoding.ImageInfo(
+            height=height,
+            width=width,
+            channels=1 if mode in _GREY else 3,
+            dtype="uint16" if self.bits == 16 else _GREY.get(mode, "uint8"),
+            mode=mode,
+            format=self.format,
+            orientation=self.orientation,
+        )
 
     def image(self) -> decoding.Pixels:
         """Decode the pixels, turned."""
@@ -160,7 +166,14 @@ def open_raster(handle: decoding.Handle, *, name: str, plugin: type[ImageFile.Im
     channels = _CMYK_PEAK if pil_image.mode == "CMYK" else 3
     itemsize = 2 if bits == 16 else 1
     decoding.check_size(name, height=height, width=width, channels=channels, itemsize=itemsize)
-    return Raster(name, handle, pil_image, format_, bits, orientation)
+    return Raster(
+        name=name,
+        handle=handle,
+        pil_image=pil_image,
+        format=format_,
+        bits=bits,
+        orientation=orientation,
+    )
 
 
 def _check_segments(handle: decoding.Handle, name: str) -> None:
@@ -221,8 +234,15 @@ class NumpyImage(decoding.Decoder):
 
     def info(self) -> decoding.ImageInfo:
         """Give the facts of the image as `image` gives it."""
-        dtype = decoding.given_dtype(self.dtype)
-        return decoding.ImageInfo(*self.shape, dtype, str(self.dtype), "NPY")
+        height, width, channels = self.shape
+        return decoding.ImageInfo(
+            height=height,
+            width=width,
+            channels=channels,
+            dtype=decoding.given_dtype(self.dtype),
+            mode=str(self.dtype),
+            format="NPY",
+        )
 
     def image(self) -> decoding.Pixels:
         """Give the pixels."""

@@ -29,7 +29,7 @@ _JPEG = (6, 7)  # Compressions whose colours the decoder already turned into RGB
 _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATED", 6: "YCBCR"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TiffImage(decoding.Decoder):
     """One image of a TIFF file whose tags were read."""
 
@@ -61,12 +61,18 @@ class TiffImage(decoding.Decoder):
             height, width = width, height
         is_rgb = self.kind in ("PALETTE", "SEPARATED")
         assert self.page.dtype is not None, "open_tiff refuses those"
-        dtype = "uint8" if is_rgb else decoding.given_dtype(self.page.dtype, self.bits)
-        is_black = self.kind == "MINISWHITE" and self._is_as_stored()
-        shown = (3 if is_rgb else self._colours(), dtype, "MINISBLACK" if is_black else self.kind)
-        pages = ("TIFF", self.num_pages, self.orientation)
-        missing = (self._nodata, self.keeps_alpha)
-        return decoding.ImageInfo(height, width, *shown, *pages, *missing)
+        return decoding.ImageInfo(
+            height=height,
+            width=width,
+            channels=3 if is_rgb else self._colours(),
+            dtype="uint8" if is_rgb else decoding.given_dtype(self.page.dtype, self.bits),
+            mode="MINISBLACK" if self.kind == "MINISWHITE" and self._is_as_stored() else self.kind,
+            format="TIFF",
+            num_pages=self.num_pages,
+            nodata=self._nodata,
+            keeps_alpha=self.keeps_alpha,
+            orientation=self.orientation,
+        )
 
     def image(self) -> decoding.Pixels:
         """Decode the pixels, turned."""
@@ -283,7 +289,15 @@ def image_of(content: tiff_parts.TiffContent, page: int, *, name: str) -> TiffIm
     orientation = int(tag.value) if tag is not None else 1
     kind, bits = _KINDS.get(int(pages[0].photometric), ""), int(pages[0].bitspersample)
     orientation = orientation if 1 <= orientation <= 8 else 1
-    image = TiffImage(name, pages, content.layout, kind, bits, content.num_pages, orientation)
+    image = TiffImage(
+        name=name,
+        pages=pages,
+        layout=content.layout,
+        kind=kind,
+        bits=bits,
+        num_pages=content.num_pages,
+        orientation=orientation,
+    )
     _check(image)
     return image
 

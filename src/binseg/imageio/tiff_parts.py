@@ -27,7 +27,7 @@ _MOST_PLANES = 100_000  # In OME's metadata, or 64 for each page: others may be 
 Layout = Literal["page", "page a channel", "page a row"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TiffContent:
     """Pages of an open TIFF file that are images."""
 
@@ -54,7 +54,9 @@ def list_tiff(handle: Handle) -> TiffContent:
     noted = (file.imagej_metadata if file.is_imagej else None) or {}
     hidden = int(noted.get("images", 1))
     _check_claims(file, hidden if hidden > len(real) else 0)
-    return TiffContent(file, *_arranged(file, real), hidden if hidden > len(real) else 0)
+    images, layout = _arranged(file, real)
+    num_hidden = hidden if hidden > len(real) else 0
+    return TiffContent(file=file, images=images, layout=layout, num_hidden=num_hidden)
 
 
 def _check_claims(file: tifffile.TiffFile, hidden: int) -> None:

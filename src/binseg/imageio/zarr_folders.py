@@ -18,7 +18,7 @@ _MOST_CHANNELS = 16  # a plain array's last axis of up to so many is its channel
 _LARGEST_CHUNK = 256_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ZarrAxes:
     """Axes of an array of pages x height x width; enough to write another like it."""
 
@@ -63,7 +63,13 @@ class ZarrWindows:
             raise ImageError(f"{self.name}: axes {''.join(axes)}; y and x must come last")
         lengths, known = tuple(length[name] for name in kept), tuple(map(units.get, kept))
         steps = tuple(scales.get(name, 1.0) for name in kept)
-        self._axes = ZarrAxes(kept, lengths, known, steps, int(array.metadata.zarr_format))
+        self._axes = ZarrAxes(
+            names=kept,
+            lengths=lengths,
+            units=known,
+            scales=steps,
+            zarr_format=int(array.metadata.zarr_format),
+        )
         self.axes: ZarrAxes | None = self._axes
         self.num_pages = math.prod(self._axes.lengths[:-2])
         self._channels = length.get("c", 1)
@@ -85,9 +91,15 @@ class ZarrWindows:
         if not 0 <= page < self.num_pages:
             raise ImageError(f"{self.name}: there is no page {page}; it has {self.num_pages}")
         height, width = self._axes.lengths[-2:]
-        dtype, mode = decoding.given_dtype(self._array.dtype), str(self._array.dtype)
-        shown = (self._channels, dtype, mode, self.format, self.num_pages)
-        return decoding.ImageInfo(height, width, *shown)
+        return decoding.ImageInfo(
+            height=height,
+            width=width,
+            channels=self._channels,
+            dtype=decoding.given_dtype(self._array.dtype),
+            mode=str(self._array.dtype),
+            format=self.format,
+            num_pages=self.num_pages,
+        )
 
     def read(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Pixels:
         """Read a window that lies inside the page: whole chunks, which are kept for the next."""

@@ -83,8 +83,18 @@ def predict_large(
         job = _job(predictor, path, layouts, probability, whole_pixels, content=content)
         journal = Journal(part, job, progress=progress, resume=resume)
         done = [journal.num_done(page) for page in range(len(infos))]
-        settings = (probability, whole_pixels, axes, origin or {})
-        work = _Work(predictor, path, windows, infos, layouts, journal, *settings)
+        work = _Work(
+            predictor=predictor,
+            path=path,
+            windows=windows,
+            infos=infos,
+            layouts=layouts,
+            journal=journal,
+            probability=probability,
+            whole_pixels=whole_pixels,
+            axes=axes,
+            origin=origin or {},
+        )
         try:
             if elsewhere is not None:
                 done = work.run_elsewhere(elsewhere)
@@ -178,7 +188,7 @@ def _axes(windows: imageio.Windows, infos: Sequence[imageio.ImageInfo]) -> ZarrA
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Work:
     """The bands of all pages, and who computes and keeps them."""
 

@@ -33,7 +33,7 @@ CALIBRATION_RULE = (
 """The sentence that goes with Brier score and calibration error."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reliability:
     """Sums over the valid pixels of one image, by bin of probability where B says so."""
 
@@ -69,9 +69,12 @@ def measure_reliability(probability_HW: Probability, truth_HW: Mask, valid_HW: M
     true_N = truth_N.astype(np.float64)
     # No dot product: its threads go on spinning, and halve the speed of the next prediction.
     errors = [float(one.of(probability_N, true_N).sum()) for one in metrics_of(ProbabilityMetric)]
-    # An empty bincount gives integers.
-    sums_B = (one.astype(np.float64) for one in (num_2B.sum(axis=0), said_B, num_2B[1]))
-    return Reliability(np.array(errors), *sums_B)
+    return Reliability(
+        errors_E=np.array(errors),
+        num_B=num_2B.sum(axis=0).astype(np.float64),
+        probability_B=said_B.astype(np.float64),  # an empty bincount gives integers
+        true_B=num_2B[1].astype(np.float64),
+    )
 
 
 def summarise_calibration(
@@ -86,11 +89,17 @@ def summarise_calibration(
     num_B, probability_B, true_B = table_NK[:, -3 * NUM_BINS :].sum(axis=0).reshape(3, NUM_BINS)
     if not num_B.any():
         raise DataError("calibration can't be measured: no image has a pixel that isn't ignored")
-    means_B, shares_B = (one / np.maximum(1.0, num_B) for one in (probability_B, true_B))
-    columns = zip(num_B.astype(int), means_B, shares_B, strict=True)
     bins = tuple(
-        ReliabilityBin(at / NUM_BINS, (at + 1) / NUM_BINS, *(one.item() for one in row))
-        for at, row in enumerate(columns)
+        ReliabilityBin(
+            low=at / NUM_BINS,
+            high=(at + 1) / NUM_BINS,
+            num_pixels=int(num),
+            mean_probability=float(probability / max(1.0, num)),
+            share=float(true / max(1.0, num)),
+        )
+        for at, (num, probability, true) in enumerate(
+            zip(num_B, probability_B, true_B, strict=True)
+        )
     )
     scores = figures_of(table_NK, _score_sums, groups=groups, num_resamples=num_resamples)
     return Calibration(scores=scores, bins=bins)
@@ -140,7 +149,7 @@ def counts_of(histogram_2K: Int64[np.ndarray, "2 K"]) -> Int64[np.ndarray, "T 4"
     return np.concatenate([above_2T, below_2T]).T
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ThresholdChoice:
     """The threshold that was chosen, and the whole curve it was chosen from."""
 
@@ -211,7 +220,14 @@ class ProbabilityTally:
             dice_T = score_table(counts_of(self._pooled_2K))["dice"]
         best = _middle_of_plateau(dice_T)
         threshold, dice, num = best / NUM_THRESHOLDS, float(dice_T[best]), self._num_images
-        return ThresholdChoice(threshold, dice, _THRESHOLDS, dice_T, num, is_pooled=is_pooled)
+        return ThresholdChoice(
+            threshold=threshold,
+            dice=dice,
+            thresholds_T=_THRESHOLDS,
+            dice_T=dice_T,
+            num_images=num,
+            is_pooled=is_pooled,
+        )
 
 
 def tune_threshold(predictions: Iterable[tuple[np.ndarray, ...]]) -> ThresholdChoice:

@@ -58,7 +58,7 @@ class OutlineRule:
         return float(np.hypot(height * down, width * across))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OutlinePair:
     """A predicted and a true mask, neither of them empty, and the distances of their outlines."""
 
@@ -91,7 +91,14 @@ def compare_outlines(mask_HW: Mask, truth_HW: Mask, rule: OutlineRule) -> Outlin
     # it), for the outline's pixels alone: on large images many times as fast.
     to_truth_N, to_mask_M = KDTree(truth_M2).query(mask_N2)[0], KDTree(mask_N2).query(truth_M2)[0]
     band = max(1, round(BOUNDARY_SHARE * float(np.hypot(*mask_HW.shape))))
-    return OutlinePair(mask_hw, truth_hw, to_truth_N, to_mask_M, rule.tolerance, band)
+    return OutlinePair(
+        mask_hw=mask_hw,
+        truth_hw=truth_hw,
+        to_truth_N=to_truth_N,
+        to_mask_M=to_mask_M,
+        tolerance=rule.tolerance,
+        band=band,
+    )
 
 
 def _box_of(mask_HW: Mask) -> tuple[slice, slice]:

@@ -138,9 +138,9 @@ class Knowledge(Part):
     @model_validator(mode="after")
     def _check(self) -> Self:
         num = len(self.names)
-        rows = (self.centre, self.spread, self.low, self.high, self.precision)
-        rows = (*rows, *self.precision, *self.references)
-        if not 1 <= num <= 100 or any(len(row) != num for row in rows):
+        whole = (self.centre, self.spread, self.low, self.high, self.precision)
+        rows = [*map(len, whole), *map(len, self.precision), *map(len, self.references)]
+        if not 1 <= num <= 100 or set(rows) != {num}:
             raise ValueError(f"knowledge needs {num} figures of each kind, one a name")
         return self
 

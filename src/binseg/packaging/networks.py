@@ -63,7 +63,7 @@ that inside a graph by a level of 255 here and there, which pixels at an outline
 tiles see less of the surroundings than a graph that computes the whole image at once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Proof:
     """Differences of a runtime from the one it stands `beside`, over the same images."""
 
@@ -121,12 +121,17 @@ def prove(
         either += int((one_HW | other_HW).sum())
         if truth_HW is not None:
             changes.append(dice_of(other_HW, truth_HW) - dice_of(one_HW, truth_HW))
-    agreement, change = (
-        both / either if either else 1.0,
-        np.mean(changes).item() if changes else None,
+    return Proof(
+        runtime=runtime,
+        precision=precision,
+        beside=beside,
+        limits=limits,
+        num_images=len(images),
+        largest_difference=largest,
+        mean_difference=total / num_pixels,
+        agreement=both / either if either else 1.0,
+        dice_change=float(np.mean(changes)) if changes else None,
     )
-    differences = (largest, total / num_pixels, agreement, change)
-    return Proof(runtime, precision, beside, limits, len(images), *differences)
 
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torch": ".pt2"}
@@ -209,7 +214,7 @@ def _unreadable(name: str, runtime: str, problem: Exception) -> BundleError:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """All that an exported file says about itself; `input` is what `describe_input` told."""
 
@@ -233,8 +238,14 @@ class Facts:
         card, threshold, told, proof, reference = (text[key] for key in _KEYS)
         data = base64.b64decode(reference, validate=True)
         sample = from_bytes(data, name="its reference sample")
-        known = (parse_json(card), float(threshold), parse_json(told), parse_json(proof))
-        facts = cls(*known, sample["image"], sample["probability"])
+        facts = cls(
+            card=parse_json(card),
+            threshold=float(threshold),
+            input=parse_json(told),
+            proof=parse_json(proof),
+            reference_HWC=sample["image"],
+            reference_HW=sample["probability"],
+        )
         if not all(isinstance(one, dict) for one in (facts.card, facts.input, facts.proof)):
             raise ValueError("its facts are of other types")
         shape = facts.reference_HWC.shape

@@ -14,7 +14,7 @@ Ring = Float[np.ndarray, "_ 2"]
 """x and y of the corners, the first one not repeated; (0, 0) is the image's upper left corner."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FoundObject:
     """One object; lengths in pixels of the image's own size, y downwards."""
 
@@ -77,14 +77,24 @@ def find_objects(
         return means
 
     probabilities = [None] * num if probability_HW is None else mean(probability_HW[rows, columns])
-    figures = zip(areas.tolist(), mean(rows + 0.5), mean(columns + 0.5), strict=True)
-    boxes, unit = ndimage.find_objects(labels_HW), "" if pixel_size is None else unit
-    found = []
-    for label, (own, box, chance) in enumerate(zip(figures, boxes, probabilities, strict=True), 1):
-        (top, bottom), (left, right) = ((one.start, one.stop) for one in box)
-        place = (top, left, bottom - top, right - left)
-        found.append(FoundObject(label, *own, *place, chance, pixel_size, unit))
-    return found
+    boxes, middles = ndimage.find_objects(labels_HW), (mean(rows + 0.5), mean(columns + 0.5))
+    figures = zip(areas.tolist(), *middles, boxes, probabilities, strict=True)
+    return [
+        FoundObject(
+            label=label,
+            area=area,
+            centroid_y=y,
+            centroid_x=x,
+            top=down.start,
+            left=across.start,
+            height=down.stop - down.start,
+            width=across.stop - across.start,
+            mean_probability=probability,
+            pixel_size=pixel_size,
+            unit=unit if pixel_size is not None else "",
+        )
+        for label, (area, y, x, (down, across), probability) in enumerate(figures, start=1)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -308,6 +308,6 @@ def test_train_for_real(labelled: tuple[str, Path], visit: Any, unlabelled: Any)
     tab = visit("empty2")
     tab.locator("#minutes").fill("1")
     tab.locator("#train").click()
-    done = "/^Done: Dice 0/.test(document.getElementById('train-text').textContent)"
-    until(tab, done, seconds=600)
+    is_done = "/^Done: Dice 0/.test(document.getElementById('train-text').textContent)"
+    until(tab, is_done, seconds=600)
     assert [*(labelled[1] / "runs").glob("*/best.pt")]

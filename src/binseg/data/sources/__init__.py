@@ -36,7 +36,7 @@ NUM_SWAPPED = 4  # Images that tell whether they are the masks
 HEAD = 1 << 20  # Bytes of a file that tell what it holds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """One kind of dataset: how it is recognised and read."""
 
@@ -68,37 +68,42 @@ def _tool(
     """Make the row of an annotation tool; the words of each of `marks` are parted by commas."""
     words = tuple(tuple(one.split(",")) for one in marks) or ((),)
     finds = find or (lambda path: find_files(path, *suffixes))
-    return Source(about, finds, partial(read_outlines, parse), marks=words)
+    return Source(about=about, find=finds, read=partial(read_outlines, parse), marks=words)
 
 
 BY_OPTIONS = {"synthetic", "patterns"}
 """Kinds that are told by the options alone: ./synthetic is a folder."""
 SOURCES: Mapping[str, Source] = {
-    "synthetic": Source("synthetic, the built-in generator", find_folder, read_folder),
+    "synthetic": Source(about="synthetic, the built-in generator", find=find_folder,
+        read=read_folder),
     "patterns": Source(
-        "any folder with data.images and data.masks", Path.is_dir, read_patterns),
-    "labelled": Source("images labelled with `binseg label`", find_labelled, read_labelled,
-        "there are no labels of `binseg label` beside these images"),
-    "oxford-pet": Source("the official Oxford-IIIT Pet layout", find_oxford_pet, read_oxford_pet,
-        "the official layout is images/ and annotations/trimaps/; with --download "
+        about="any folder with data.images and data.masks", find=Path.is_dir, read=read_patterns),
+    "labelled": Source(about="images labelled with `binseg label`", find=find_labelled,
+        read=read_labelled,
+        needs="there are no labels of `binseg label` beside these images"),
+    "oxford-pet": Source(about="the official Oxford-IIIT Pet layout", find=find_oxford_pet,
+        read=read_oxford_pet,
+        needs="the official layout is images/ and annotations/trimaps/; with --download "
         "(data.download: true) it is fetched", is_published=True),
-    "kaggle": Source("a .csv of run lengths", find_kaggle, read_kaggle,
-        "needs a .csv with the columns ImageId and EncodedPixels"),
-    "manifest": Source("manifest.csv", find_manifest, read_manifest),
-    "voc": Source("JPEGImages/ + SegmentationClass/", standards.find_voc, standards.read_voc,
-        "needs JPEGImages/ and SegmentationClass/"),
-    "nnunet": Source("imagesTr/ + labelsTr/", standards.find_nnunet, standards.read_nnunet,
-        "needs imagesTr/ and labelsTr/"),
-    "yolo": Source("YOLO's data.yaml", standards.find_yolo, standards.read_yolo,
-        "needs a data.yaml with the keys names, train and val"),
+    "kaggle": Source(about="a .csv of run lengths", find=find_kaggle, read=read_kaggle,
+        needs="needs a .csv with the columns ImageId and EncodedPixels"),
+    "manifest": Source(about="manifest.csv", find=find_manifest, read=read_manifest),
+    "voc": Source(about="JPEGImages/ + SegmentationClass/", find=standards.find_voc,
+        read=standards.read_voc,
+        needs="needs JPEGImages/ and SegmentationClass/"),
+    "nnunet": Source(about="imagesTr/ + labelsTr/", find=standards.find_nnunet,
+        read=standards.read_nnunet,
+        needs="needs imagesTr/ and labelsTr/"),
+    "yolo": Source(about="YOLO's data.yaml", find=standards.find_yolo, read=standards.read_yolo,
+        needs="needs a data.yaml with the keys names, train and val"),
     "supervisely": _tool("img/ + ann/", tools.supervisely, find=tools.find_supervisely),
-    "folder": Source("images and masks", find_folder, read_folder),
+    "folder": Source(about="images and masks", find=find_folder, read=read_folder),
     "label-studio": _tool(
         "Label Studio's .json", tools.label_studio, '"result","from_name","to_name"'),
     "via": _tool("VIA's .json", tools.via, '"shape_attributes","filename"'),
-    "coco": Source("one COCO .json", find_coco, read_coco,
-        "needs exactly one .json file of COCO annotations; name the file", marks=(MARKS,)),
-    "labelme": Source("labelme .json files", tools.find_labelme, tools.read_labelme,
+    "coco": Source(about="one COCO .json", find=find_coco, read=read_coco,
+        needs="needs exactly one .json file of COCO annotations; name the file", marks=(MARKS,)),
+    "labelme": Source(about="labelme .json files", find=tools.find_labelme, read=tools.read_labelme,
         marks=(('"shapes"',),)),
     "cvat": _tool("CVAT's annotations.xml", tools.cvat, "<annotations,<image ", suffixes=(".xml",)),
     "v7": _tool("V7's .json files", tools.v7,

@@ -48,7 +48,7 @@ _PIECE = re.compile(r"^(?P<mask>.+?[ ._-]masks?)[ ._-]\d{1,3}$", re.IGNORECASE)
 Named = tuple[str, Path]  # Path in its folder without ending, and the whole path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """Images and masks that belong together: the whole folder, or one split of it."""
 
@@ -305,9 +305,12 @@ def _parts_of_pair(images: Path, masks: Path, *, root: Path) -> tuple[list[Part]
 def _pair_part(images: Path, masks: Path, *, root: Path) -> Part:
     of_images = list_folder(images)
     of_masks = list_folder(masks) if masks.is_dir() else Listing(images=(), others=())
-    where, others = f"{_short(images, root)} + {_short(masks, root)}", of_images.others
-    named = _named(of_images.images, images), _named(of_masks.images, masks)
-    return Part(where, *named, (*others, *of_masks.others))
+    return Part(
+        where=f"{_short(images, root)} + {_short(masks, root)}",
+        images=_named(of_images.images, images),
+        masks=_named(of_masks.images, masks),
+        others=(*of_images.others, *of_masks.others),
+    )
 
 
 def _cases(folder: Path, *, root: Path, least: int) -> Part | None:
@@ -330,9 +333,13 @@ def _cases(folder: Path, *, root: Path, least: int) -> Part | None:
             masks += [(f"{case.name}/{n}", p) for n, p in _named(of_masks.images, pair[1])]
     first_images, first_masks = next(iter(whole.values()))
     here = "" if folder == root else _short(folder, root)
-    where = f"{here}*/{first_images.name}/ + {here}*/{first_masks.name}/"
-    found = (tuple(images), tuple(masks), tuple(others))
-    return Part(where, *found, in_pieces=frozenset(in_pieces))
+    return Part(
+        where=f"{here}*/{first_images.name}/ + {here}*/{first_masks.name}/",
+        images=tuple(images),
+        masks=tuple(masks),
+        others=tuple(others),
+        in_pieces=frozenset(in_pieces),
+    )
 
 
 def _beside(folder: Path, *, root: Path) -> Part | None:
@@ -348,7 +355,7 @@ def _beside(folder: Path, *, root: Path) -> Part | None:
     if not masks or not images:
         return None
     where = f"{_short(folder, root)} (NAME beside {masks[0][1].name})"
-    return Part(where, images, masks, listing.others)
+    return Part(where=where, images=images, masks=masks, others=listing.others)
 
 
 def _named(files: Sequence[Path], folder: Path) -> tuple[tuple[str, Path], ...]:
