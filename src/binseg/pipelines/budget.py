@@ -61,19 +61,14 @@ MEASURING = 0.12  # seconds for a million pixels of an image whose prediction is
 def training_seconds(
     budget_minutes: float, *, spent: float, ending: float, progress: Progress
 ) -> float:
-    """Say how long the epochs may take, and where the budget of the whole run can't be kept.
-
-    Of the budget, `spent` seconds are over, and `ending` seconds will be needed after them.
-    """
+    """Say how long the epochs may take, with seconds `spent` before them and `ending` after."""
     budget = 60 * budget_minutes
     rest = budget - spent - MARGIN * ending
     least = LEAST_SHARE * budget
     if rest >= least:
-        told = (
-            f"budget {budget_minutes:g} min: {spent:.0f} s used so far, {rest:.0f} s to train, "
-            f"about {ending:.0f} s to choose the threshold and to score"
-        )
-        progress.say(Detail(told))
+        told = f"{spent:.0f} s used so far, {rest:.0f} s to train"
+        after = f"about {ending:.0f} s to choose the threshold and to score"
+        progress.say(Detail(f"budget {budget_minutes:g} min: {told}, {after}"))
         return rest
     progress.say(
         f"the budget of {budget_minutes:g} min can't be kept: reading took {spent:.0f} s and the "
@@ -152,11 +147,7 @@ class Ending:
 
 
 def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: bool) -> Ending:
-    """Predict and score a few validation images on trial, with the network that will predict.
-
-    The masks that are measured are its own if it is trained. An untrained network's are noise,
-    whose specks take longer to measure than any later ones; the truth stands in.
-    """
+    """Predict and score a few validation images on trial; an untrained network lends no masks."""
     chosen = spread(val.records, NUM_TIMED)
     samples = [read_sample(record, val.rule) for record in chosen]
     judge.predict(samples[0].image_HWC)  # the first prediction of a network pays for its set-up
@@ -167,6 +158,7 @@ def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: b
         probability_HW = judge.predict(sample.image_HWC).probability
         predicted = time.perf_counter()
         assert sample.mask_HW is not None
+        # An untrained network's masks are noise, whose specks take longer than any later ones.
         mask_HW = probability_HW > 0.5 if is_trained else sample.mask_HW
         _measure(sample, probability_HW, mask_HW)
         measured, working = time.perf_counter(), time.thread_time()
