@@ -147,7 +147,8 @@ def lr(at: cost.Situation) -> cost.Choice:
     if at.decided.get("model.options") == SMALL_OPTIONS:
         peak = SMALL_PEAK
     lr = round(peak * math.sqrt(min(1.0, batch / 16)), 5)
-    return lr, f"{peak:g} for batches of 16; these have {batch:.0f}"
+    fewer = f", less for batches of {batch:.0f}" if batch < 16 else ""
+    return lr, f"{peak:g} is for batches of 16{fewer}"
 
 
 def encoder_lr_factor(at: cost.Situation) -> cost.Choice:

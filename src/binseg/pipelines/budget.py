@@ -42,13 +42,14 @@ from binseg.types import TTA_PASSES, Sample
 
 NUM_TIMED = 3  # validation images that are predicted and measured on trial
 NUM_CORRECTIONS = 5  # corrections of masks that are tried
-CLOSING = 6.0  # seconds for curves, bundle, report page and their images, on an idle machine
+CLOSING = 6.0  # seconds kept for curves, bundle, report page and their images, on an idle machine
+EXPECTED_CLOSING = 2.5  # likewise, as a run without a budget most probably needs them
 MOST_BUSY = 5.0  # times as long as alone that such work is taken to need on a busy machine, at most
 MARGIN = 1.5
 """Times the measured end that is kept for it: the machine may become busier while it trains, and
 the last step and its validation end a little late."""
 LEAST_SHARE = 0.2  # least share of the budget that is trained, however long the rest takes
-OPENING = 5.0  # Seconds from recipe to first step, with pixels decoded for the plan
+OPENING = 2.0  # Seconds from recipe to first step, with pixels decoded for the plan
 DECODING = 0.04  # seconds for a million pixels of the images, decoded and resized once
 VALIDATING, PREDICTING = 0.3, 0.52
 """Time for a pixel when it validates, in the precision of training, and when the finished model
@@ -95,7 +96,7 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
     reading = DECODING * (facts.num_train + facts.num_val)
     own = (reading + MEASURING * facts.num_val) * height * width / 1e6
     scoring = computing(PREDICTING * predicted, STARTING * num_predicted * len(tiles))
-    around = OPENING + own + scoring + CLOSING
+    around = OPENING + own + scoring + EXPECTED_CLOSING
     if recipe.train.budget_minutes is not None:
         budget = 60 * recipe.train.budget_minutes
         return max(budget, around + LEAST_SHARE * budget)

@@ -191,7 +191,9 @@ class _PatientProtocol(H11Protocol):
         """Wait for a request; one connection too many costs the one that has waited longest."""
         super().connection_made(transport)
         if len(self.connections) > self.most and self.waiting:
-            next(iter(self.waiting)).transport.abort()
+            longest = next(iter(self.waiting))
+            del self.waiting[longest]  # it goes later, and the next costs another
+            longest.transport.abort()
         elif len(self.connections) > self.most + _RESERVE:
             transport.abort()
         elif len(self.connections) > self.most:
