@@ -150,8 +150,8 @@ class Knowledge(Part):
     def _check(self) -> Self:
         num = len(self.names)
         rows = (self.centre, self.spread, self.low, self.high, self.precision)
-        rows = (*rows, *self.precision, *self.references)
-        if not 1 <= num <= 100 or any(len(row) != num for row in rows):
+        inner = (*self.precision, *self.references)
+        if not 1 <= num <= 100 or any(len(row) != num for row in (*rows, *inner)):
             raise ValueError(f"knowledge needs {num} figures of each kind, one a name")
         return self
 
