@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from families import folder_of
 from PIL import Image
 
 from binseg.config import DataConfig
@@ -38,7 +39,7 @@ from binseg.transforms.preprocess import prepare, reduction
 from binseg.types import Record
 
 SIZE = (3000, 4000)
-DRAWN = "synthetic:kind=huge,num=40,size=256"
+DRAWN = "huge,num=40,size=256"
 TARGET_S, TARGET_DICE, TARGET_SHARE = 0.20, 0.001, 0.85
 
 
@@ -52,7 +53,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    dataset = open_dataset(DataConfig(path=asked.data)).with_truth()
+    dataset = open_dataset(DataConfig(path=folder_of(asked.data))).with_truth()
     predictor = load(default_bundle_path())
     facts: dict[str, object] = {
         "load": os.getloadavg(),

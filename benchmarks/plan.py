@@ -22,6 +22,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from families import SETS, folder_of
+
 from binseg.autoconfig import few_ratios
 from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
@@ -34,15 +36,7 @@ from binseg.pipelines.train_model import TrainResult, train
 from binseg.storage import write_json, write_text
 from binseg.training.run_folder import environment
 
-FAMILIES = (
-    "synthetic:kind=cracks,num=100,size=480",
-    "synthetic:kind=vessels,num=28,size=512",
-    "synthetic:kind=dots,num=60,size=512",
-    "synthetic:kind=huge,num=200,size=640",
-    "synthetic:kind=micro,num=80,size=640",
-    "synthetic:kind=bands,num=80,size=320",
-)
-QUICK = ("synthetic:kind=cracks,num=20,size=160", "synthetic:kind=huge,num=20,size=160")
+QUICK = ("cracks,num=20,size=160", "huge,num=20,size=160")
 FIXED = (
     "model.name=resnet34-unet",
     "input.size=256",
@@ -98,7 +92,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="*", default=[], help="data sets beside the families")
     parser.add_argument("--budget", default="15m", help="for each run")
-    parser.add_argument("--families", nargs="*", default=FAMILIES, help="generated data")
+    parser.add_argument("--families", nargs="*", default=SETS, help="generated data")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES[:2])
     parser.add_argument("--curve", help="a folder with images/ and masks/ for a learning curve")
     parser.add_argument("--images", nargs="+", type=int, default=[5, 20, 100], help="its points")
@@ -111,11 +105,11 @@ def _arguments() -> argparse.Namespace:
 def _asked(options: argparse.Namespace) -> list[tuple[str, str, str | None]]:
     """List name, data and (for the curve) the images that judge."""
     if options.quick:
-        return [(path, path, None) for path in QUICK]
+        return [(path, folder_of(path), None) for path in QUICK]
     if options.curve:
         return _curve(Path(options.curve), options.images, options.out / "data")
     chosen = [*options.data, *options.families]
-    return [(Path(p).name if Path(p).exists() else p, p, None) for p in chosen]
+    return [(Path(p).name if Path(p).exists() else p, folder_of(p), None) for p in chosen]
 
 
 def _curve(root: Path, numbers: Sequence[int], out: Path) -> list[tuple[str, str, str | None]]:

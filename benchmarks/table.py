@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from families import SETS, folder_of
 
 from binseg.cli.console import PlainProgress
 from binseg.errors import BinsegError
@@ -33,15 +34,7 @@ from binseg.pipelines.train_model import train
 from binseg.storage import write_json, write_text
 from binseg.training.run_folder import environment
 
-FAMILIES = (
-    "synthetic:kind=cracks,num=100,size=480",
-    "synthetic:kind=vessels,num=28,size=512",
-    "synthetic:kind=dots,num=60,size=512",
-    "synthetic:kind=huge,num=200,size=640",
-    "synthetic:kind=micro,num=80,size=640",
-    "synthetic:kind=bands,num=80,size=320",
-)
-QUICK = "synthetic:kind=huge,num=20,size=160"
+QUICK = "huge,num=20,size=160"
 HEADS = ("data", "split", "images", "Dice [95 %]", "seeds", "IoU", "network", "s a run", "command")
 
 
@@ -75,7 +68,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="*", help="folders, manifests or annotation files")
-    parser.add_argument("--families", nargs="*", default=FAMILIES, help="generated data")
+    parser.add_argument("--families", nargs="*", default=SETS, help="generated data")
     parser.add_argument("--budget", default="6m", help="for each run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one small family, 2 seeds, 20 s")
@@ -89,7 +82,7 @@ def _arguments() -> argparse.Namespace:
 
 def _row(data: str, seed: int, budget: str, out: Path, progress: PlainProgress) -> dict[str, Any]:
     start = time.perf_counter()
-    sections = {"data": {"path": data}, "train": {"seed": seed}}
+    sections = {"data": {"path": folder_of(data)}, "train": {"seed": seed}}
     planned = plan(sections=sections, budget=parse_budget(budget), progress=progress)
     folder = out / "".join(c if c.isalnum() else "-" for c in f"{data}-{seed}-{budget}")[-120:]
     if folder.exists():

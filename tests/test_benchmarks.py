@@ -12,6 +12,10 @@ ROOT = Path(__file__).parents[1]
 SHORT = {
     "averages": ("", r"mean over images +0\.\d+[\s\S]*mean over batches, 64 +0\.\d+"),
     "doctor": ("--images 120", r"found 20 of 20"),
+    "families": (
+        "dots,num=3,size=48 --out made",
+        r"made/dots-num3-size48-seed0",
+    ),
     "faults": (
         "--kills 3 --writing 2",
         r'"trials": 3,\s+"same": 3,[\s\S]*"trials": 2,\s+"same": 2,',

@@ -172,16 +172,13 @@ def predict_files(
             another image, model or setting.
         OutputError: an output can't be written.
     """
+    predictor = load(model) if isinstance(model, str | Path) else model
+    given = [inputs] if isinstance(inputs, str | Path) else inputs
+    part = None if shard is None else Shard.parse(shard)
     return run_files(
-        load(model) if isinstance(model, str | Path) else model,
-        [inputs] if isinstance(inputs, str | Path) else inputs,
-        out=out,
-        options=options,
-        overwrite=overwrite,
-        resume=resume,
-        shard=None if shard is None else Shard.parse(shard),
+        predictor, given, out=out, options=options, overwrite=overwrite, resume=resume, shard=part,
         progress=progress,
-    )
+    )  # fmt: skip
 
 
 def open_dataset(data: "DataConfig | str | Path", *, progress: Progress = SILENT) -> "Dataset":
@@ -307,11 +304,8 @@ def _sections(data: str | Path | None, settings: Mapping[str, Any]) -> dict[str,
     sections: dict[str, dict[str, object]] = {}
     if data is not None:
         sections["data"] = {"path": str(data)}
-    fields = {
-        name: set(field.annotation.model_fields)
-        for name, field in Recipe.model_fields.items()
-        if field.annotation is not None
-    }
+    kinds = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    fields = {name: set(kind.model_fields) for name, kind in kinds.items() if kind is not None}
     for name, value in settings.items():
         section, _, key = name.rpartition("__")
         if not section:
@@ -320,9 +314,8 @@ def _sections(data: str | Path | None, settings: Mapping[str, Any]) -> dict[str,
                 continue
             homes = [one for one, names in fields.items() if name in names]
             if len(homes) != 1:
-                places = [f"{one}__{name}" for one in homes]
-                known = {key for names in fields.values() for key in names}
-                hint = f"give one of {', '.join(places)}" if homes else suggest(name, known)
+                hint = f"give one of {', '.join(f'{one}__{name}' for one in homes)}"
+                hint = hint if homes else suggest(name, set().union(*fields.values()))
                 raise UsageError(f"there is no setting {name!r}: {hint}")
             section = homes[0]
         sections.setdefault(section, {})[key] = value

@@ -34,11 +34,7 @@ def download(
     md5: str | None = None,
     progress: Progress = SILENT,
 ) -> Path:
-    """Fetch a file with pooch, going on where an earlier try stopped; only a right one is kept.
-
-    Pieces are reused only where a checksum proves the whole (`md5` for old data sets). Raises
-    DataError (refused, broken, wrong) and OutputError.
-    """
+    """Fetch a file by pooch, resuming if a checksum proves the whole; DataError, OutputError."""
     import pooch.hashes
 
     assert sha256 is None or md5 is None, "one hash decides"
@@ -49,9 +45,8 @@ def download(
         _fetch(url, part, label=path.name, progress=progress)
         part.replace(temporary)
 
-    retrieve = partial(
-        pooch.retrieve, url, known, fname=path.name, path=path.parent, downloader=fetch
-    )
+    where = {"fname": path.name, "path": path.parent}
+    retrieve = partial(pooch.retrieve, url, known, downloader=fetch, **where)
     pooch.get_logger().setLevel("WARNING")
     with locked(path, tidy=True):
         if path.exists():
@@ -97,14 +92,12 @@ def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
                     raise DataError(f"can't fetch {url}: {reason}; check the address") from error
                 if failures >= _TRIES:
                     kept = f"; what has come is kept in {shown(part)}" if _size(part) else ""
-                    raise DataError(
-                        f"can't fetch {url}: {reason}{kept}; run again to go on"
-                    ) from error
+                    told = f"can't fetch {url}: {reason}{kept}"
+                    raise DataError(f"{told}; run again to go on") from error
                 time.sleep(_RETRY_WAIT * 2 ** max(failures - 1, 0))
 
 
 def _reason(error: "requests.RequestException") -> tuple[str, bool]:
-    """Say in a few words what went wrong, and whether another try may help."""
     if error.response is not None:
         status = error.response.status_code
         return f"the server says {status} {error.response.reason}", status >= 500

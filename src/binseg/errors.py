@@ -53,10 +53,7 @@ class TrainingError(BinsegError):
 
 
 class StoppedError(TrainingError):
-    """Training that was asked to stop; the text says how to resume it.
-
-    The exit code follows from the signal's number, as in every shell.
-    """
+    """Training that was asked to stop; the exit code follows from the signal, as in shells."""
 
     def __init__(self, text: str, *, signal_number: int) -> None:
         super().__init__(text)
@@ -80,10 +77,7 @@ class MissingExtraError(BinsegError):
 
 @contextmanager
 def needing(package: str, *, extra: str, purpose: str) -> Iterator[None]:
-    """Raise MissingExtraError where a package that is imported within isn't installed.
-
-    What an installed package itself lacks is told as Python tells it.
-    """
+    """Raise MissingExtraError where this very package, imported within, isn't installed."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -94,10 +88,7 @@ def needing(package: str, *, extra: str, purpose: str) -> Iterator[None]:
 
 
 def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> MissingExtraError | None:
-    """Turn a failed import into the sentence that names `binseg[train]`, for a purpose in words.
-
-    None where the missing module isn't part of that extra.
-    """
+    """Turn a failed import into the error that names `binseg[train]`; None for other modules."""
     package = (error.name or "").partition(".")[0]
     if package not in _TRAINING_PACKAGES:
         return None

@@ -22,12 +22,7 @@ from binseg.errors import UsageError, suggest
 
 
 class BatchCounts(NamedTuple):
-    """Divisors of the sums over a batch.
-
-    Of ranks that share a batch each has the batch's own counts over the number of ranks: the mean
-    of their losses, and so of their gradients, is that of the batch, however unequal the shares
-    are.
-    """
+    """Divisors of a batch's sums; of ranks that share one, its counts over the number of ranks."""
 
     pixels: Float[Tensor, ""]  # valid pixels, at least 1
     images: Float[Tensor, ""]  # images that have a valid pixel, at least 1
@@ -61,7 +56,7 @@ class Loss(Protocol):
         """Compare logits with valid truth, a scalar; `counts` where they are a part of a batch."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Pixels:
     """One batch with its ignored pixels made harmless: logits and target are 0 there."""
 
@@ -90,13 +85,14 @@ class _Pixels:
         return (values_B * seen_B).sum() / self.counts.images
 
 
+_cross_entropy = partial(functional.binary_cross_entropy_with_logits, reduction="none")
+
+
 def _bce(pixels: _Pixels, *, foreground_weight: float, border_smoothing: float) -> Tensor:
     truth_BN = pixels.target_BN
     if border_smoothing:
         truth_BN = _smoothed(pixels, int(border_smoothing)).flatten(1)
-    bce_BN = functional.binary_cross_entropy_with_logits(
-        pixels.logits_BN, truth_BN, reduction="none"
-    )
+    bce_BN = _cross_entropy(pixels.logits_BN, truth_BN)
     return pixels.mean_over_pixels(bce_BN * (1 + (foreground_weight - 1) * pixels.target_BN))
 
 
@@ -118,14 +114,9 @@ def _dice(pixels: _Pixels, *, smooth: float) -> Tensor:
 
 
 def _bce_dice(
-    pixels: _Pixels,
-    *,
-    bce_weight: float,
-    dice_weight: float,
-    smooth: float,
-    border_smoothing: float,
+    pixels: _Pixels, *, bce_weight: float, dice_weight: float, smooth: float, **border: float
 ) -> Tensor:
-    bce = _bce(pixels, foreground_weight=1.0, border_smoothing=border_smoothing)
+    bce = _bce(pixels, foreground_weight=1.0, **border)
     return bce_weight * bce + dice_weight * _dice(pixels, smooth=smooth)
 
 
@@ -164,9 +155,7 @@ def _lovasz(pixels: _Pixels) -> Tensor:
 def _boundary(pixels: _Pixels, *, width: float, border_weight: float, smooth: float) -> Tensor:
     border_BN = _border_band(pixels, int(width)).flatten(1)
     weight_BN = (1 + border_weight * border_BN) * pixels.weight_BN
-    bce_BN = functional.binary_cross_entropy_with_logits(
-        pixels.logits_BN, pixels.target_BN, reduction="none"
-    )
+    bce_BN = _cross_entropy(pixels.logits_BN, pixels.target_BN)
     bce_B = (bce_BN * weight_BN).sum(dim=1) / weight_BN.sum(dim=1).clamp(min=1)
     probability_BN = pixels.probability_BN
     overlap_B = (weight_BN * probability_BN * pixels.target_BN).sum(dim=1)
@@ -177,7 +166,6 @@ def _boundary(pixels: _Pixels, *, width: float, border_weight: float, smooth: fl
 
 @torch.no_grad()
 def _border_band(pixels: _Pixels, width: int) -> Tensor:
-    """Mark where valid foreground and valid background both lie within `width` pixels."""
     near = partial(functional.max_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
     is_foreground_B1HW = pixels.target_B1HW > 0.5
     foreground_B1HW = (pixels.valid_B1HW & is_foreground_B1HW).float()
@@ -196,14 +184,11 @@ def _compute(
     assert logits_B1HW.ndim == 4, "logits are batch x 1 x height x width"
     assert logits_B1HW.shape == target_B1HW.shape == valid_B1HW.shape, "tensors are of one size"
     assert valid_B1HW.dtype == torch.bool, "valid is bool"
-    pixels = _Pixels(
-        # Filled, not multiplied: 0 x nan is nan, and its gradient too.
-        logits_BN=logits_B1HW.float().masked_fill(~valid_B1HW, 0.0).flatten(1),
-        target_B1HW=target_B1HW.float().masked_fill(~valid_B1HW, 0.0),
-        valid_B1HW=valid_B1HW,
-        counts=counts or BatchCounts.of(valid_B1HW),
-    )
-    return function(pixels)
+    # Filled, not multiplied: 0 x nan is nan, and its gradient too.
+    given = (logits_B1HW, target_B1HW)
+    logits, target = (one.float().masked_fill(~valid_B1HW, 0.0) for one in given)
+    counts = counts or BatchCounts.of(valid_B1HW)
+    return function(_Pixels(logits.flatten(1), target, valid_B1HW, counts))
 
 
 class Knob(NamedTuple):
@@ -311,8 +296,7 @@ def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
         if isinstance(value, float) and value.is_integer():  # as recipes have all numbers
             value = int(value)  # noqa: PLW2901
         if not rule.takes(value):
-            told = f"loss {name}: {option} is {value!r}; it takes {rule.accepted()}"
-            raise UsageError(told)
+            raise UsageError(f"loss {name}: {option} is {value!r}; it takes {rule.accepted()}")
         assert isinstance(value, int | float)
         checked[option] = float(value)
     return partial(_compute, partial(entry.function, **checked))

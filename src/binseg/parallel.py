@@ -1,11 +1,15 @@
 """Work on threads, with results in the order of the items and few of them waiting."""
 
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import TypeVar
+from pathlib import Path
+from signal import SIGINT, SIGTERM, signal
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -14,6 +18,27 @@ R = TypeVar("R")
 def num_cores() -> int:
     """Threads that decoding and hashing use: one more than there are cores, 8 at most."""
     return min(8, (os.cpu_count() or 1) + 1)
+
+
+def processor_facts() -> dict[str, str]:
+    """Read what Linux tells of the first processor, by names in lower case; else nothing."""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").partition("\n\n")[0]
+        pairs = (line.partition(":") for line in text.splitlines())
+        return {name.strip().lower(): value.strip() for name, _, value in pairs}
+    return {}
+
+
+@contextmanager
+def heard(handler: Any) -> Iterator[None]:
+    """Give SIGINT and SIGTERM to a handler within; other threads than the main one hear nothing."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {one: signal(one, handler) for one in (SIGINT, SIGTERM) if is_main}
+    try:
+        yield
+    finally:
+        for number, one in before.items():
+            signal(number, one)
 
 
 def map_ordered(

@@ -38,9 +38,9 @@ class Shard:
             raise UsageError(f"shard {text!r}: give a number and how many there are, such as 3/100")
         return cls(number=int(first), of=int(of))
 
-    def place(self, out: Path) -> Path:
+    def place(self, out: Path, suffix: str = "") -> Path:
         """Name the part of an output's place that the shard holds alone (`storage.held`)."""
-        return out / _RECORDS / f"{self.number}-of-{self.of}"
+        return out / _RECORDS / f"{self.number}-of-{self.of}{suffix}"
 
     def holds(self, name: str) -> bool:
         """Tell whether an image of this name, its path below the folder asked for, is in it."""
@@ -49,11 +49,11 @@ class Shard:
 
     def write(self, out: Path, facts: Mapping[str, object]) -> None:
         """Note what the shard answered, whole or not at all; raises as `storage.write_json`."""
-        write_json(out / _RECORDS / f"{self.number}-of-{self.of}.json", {**asdict(self), **facts})
+        write_json(self.place(out, ".json"), {**asdict(self), **facts})
 
     def read(self, out: Path) -> dict[str, Any] | None:
         """Give what an earlier run of this shard noted, or None."""
-        path = out / _RECORDS / f"{self.number}-of-{self.of}.json"
+        path = self.place(out, ".json")
         return parse_json(read_bytes(path)) if path.is_file() else None
 
 
@@ -78,10 +78,9 @@ def _of_job(of: str) -> tuple[str, str]:
         first, step = (int(known.get(f"SLURM_ARRAY_TASK_{one}", 0)) for one in ("MIN", "STEP"))
         number = (int(known["SLURM_ARRAY_TASK_ID"]) - first) // max(1, step) + 1
         return str(number), of or known.get("SLURM_ARRAY_TASK_COUNT", "")
-    if "JOB_COMPLETION_INDEX" in known:
-        if not of:
-            raise UsageError("Kubernetes doesn't say how many jobs there are: give auto/100")
-        return str(int(known["JOB_COMPLETION_INDEX"]) + 1), of
-    raise UsageError(
-        "shard auto: neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set; give 3/100"
-    )
+    if "JOB_COMPLETION_INDEX" not in known:
+        told = "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set"
+        raise UsageError(f"shard auto: {told}; give 3/100")
+    if not of:
+        raise UsageError("Kubernetes doesn't say how many jobs there are: give auto/100")
+    return str(int(known["JOB_COMPLETION_INDEX"]) + 1), of

@@ -52,11 +52,7 @@ def shown(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path` that becomes `path` when the block ends well.
-
-    Readers see the old file or the new one, never a half; missing folders are made. When the block
-    fails, whatever was at `path` stays. Raises OutputError where the operating system refused.
-    """
+    """Yield a temporary file that becomes `path` when the block ends well; OutputError."""
     path = Path(path)
     # Replacing a link would cut it off from the file that it names, so that file is replaced.
     final = Path(os.path.realpath(path))
@@ -79,11 +75,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def publish(finished: Path, path: Path) -> None:
-    """Give a finished file or folder its final name, in place of what has it; on one file system.
-
-    Linux swaps two folders in one step; elsewhere a folder that is replaced is gone for a moment.
-    Raises OutputError where the operating system refused; what was at `path` is still there.
-    """
+    """Give a finished file or folder its final name, in place of what has it; OutputError."""
     final = Path(os.path.realpath(path))
     try:
         if finished.is_dir():
@@ -185,11 +177,7 @@ def write_json(path: Path, obj: object) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON of strangers: one meaning for every reader.
-
-    Raises ValueError for no JSON, a key that an object holds twice, NaN, infinities and numbers of
-    thousands of digits, which JSON doesn't have, and for what is too deep.
-    """
+    """Parse JSON of strangers; ValueError for what two readers could read in two ways."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -267,22 +255,15 @@ def cache_dir() -> Path:
 
 @contextmanager
 def locked(path: Path, *, timeout: float = 3600.0, tidy: bool = False) -> Iterator[None]:
-    """Hold `path`.lock, so that one process at a time makes what is at `path`.
-
-    The lock goes when its process ends, however it ends; the empty lock file may stay, unless
-    `tidy` removes it: only where whoever waited for it then finds that nothing is left to do.
-    Raises OutputError where the file can't be made, or the wait was longer than `timeout` seconds.
-    """
+    """Hold `path`.lock against other processes; `tidy` removes it afterwards. OutputError."""
     lock_path = path.with_name(path.name + ".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(lock_path)
         lock.acquire(timeout=timeout)
     except filelock.Timeout as error:
-        raise OutputError(
-            f"another process has held {shown(lock_path)} for {timeout:g} s; "
-            "wait for it or stop it, then try again"
-        ) from error
+        told = f"another process has held {shown(lock_path)} for {timeout:g} s"
+        raise OutputError(f"{told}; wait for it or stop it, then try again") from error
     except OSError as error:
         raise output_error(lock_path, error) from error
     try:
@@ -300,11 +281,7 @@ _HELD: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 
 @contextmanager
 def held(out: Path) -> Iterator[None]:
-    """Hold an output's place from start to end, so that two commands never mix theirs there.
-
-    The locks lie in the cache folder, since a place may not exist yet, or its folder be shut. Who
-    holds a place may ask for it again within. Raises OutputError where another command works there.
-    """
+    """Hold an output's place, by a lock in the cache folder, so that no two commands mix."""
     place = Path(os.path.realpath(out))
     if place in _HELD.get():
         yield
@@ -316,9 +293,8 @@ def held(out: Path) -> Iterator[None]:
         locks.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise OutputError(
-            f"{one_line(str(out))}: another command works there; wait, or choose another --out"
-        ) from None
+        told = "another command works there; wait, or choose another --out"
+        raise OutputError(f"{one_line(str(out))}: {told}") from None
     except OSError as error:
         _LOG.warning("%s: can't be locked against other commands (%s)", out, error.strerror)
     token = _HELD.set(_HELD.get() | {place})

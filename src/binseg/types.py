@@ -12,8 +12,11 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Float32, Num
 
+Mask = Bool[np.ndarray, "H W"]
+Probability = Float32[np.ndarray, "H W"]
+AnyImage = Num[np.ndarray, "H W C"]
 IGNORE = 255
 """The target value of pixels that count neither for nor against; 0 is background, 1 foreground."""
 Split = Literal["train", "val", "test"]
@@ -96,14 +99,14 @@ class Finding:
     """The way to put it right."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sample:
     """Decoded pixels in their original size; `mask_HW` is None where there is no truth."""
 
     id: str
     image_HWC: Num[np.ndarray, "h w C"]
-    mask_HW: Bool[np.ndarray, "H W"] | None
-    valid_HW: Bool[np.ndarray, "H W"]
+    mask_HW: Mask | None
+    valid_HW: Mask
     """False where a pixel counts neither for nor against (ignore labels)."""
     is_reduced: bool = False
     """The image is smaller than its masks, as a JPEG's decoder reduced it for the model."""
@@ -167,12 +170,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """The place of a region of an original image in one model input; geometry knows its inverse.
-
-    The pixels of `source` (in the original; for tiles it may reach past the edge, where the
-    image is mirrored) are resized to the size of `target` and put there, inside an input of
-    `height` x `width`; what is outside `target` is padding and never comes back.
-    """
+    """Place of a region (past the edge the image is mirrored) in an input, with padding around."""
 
     source: Box
     target: Box
@@ -232,9 +230,8 @@ class ObjectCounts:
     """Sum of the IoU of the matched pairs."""
 
     def __add__(self, other: "ObjectCounts") -> "ObjectCounts":
-        return ObjectCounts(
-            **{name: num + getattr(other, name) for name, num in vars(self).items()}
-        )
+        sums = {name: num + getattr(other, name) for name, num in vars(self).items()}
+        return ObjectCounts(**sums)
 
 
 Scores = Mapping[str, float]
@@ -268,7 +265,7 @@ class Sweep:
     """Area below precision over recall of the pooled pixels."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ReliabilityBin:
     """The pixels whose probability is in (low, high], and the share of them that is foreground."""
 
@@ -359,7 +356,6 @@ class Report:
 
     @property
     def _shape(self) -> str:
-        """Tell the number of images, and of those whose truth is empty."""
         empty = f" ({self.num_empty_truth} without an object)" if self.num_empty_truth else ""
         return f"{len(self.images)}{empty}"
 
@@ -373,24 +369,19 @@ class Report:
             f"mean {name} {self.mean['original'][name]:.4f} {found.get(name) or ''}".rstrip()
             for name in names
         )
-        return (
-            f"<Report {self.title!r}: {told} at original size, images: {self._shape}, "
-            f"threshold {self.threshold:.3f}>"
-        )
+        seen = f"{told} at original size, images: {self._shape}"
+        return f"<Report {self.title!r}: {seen}, threshold {self.threshold:.3f}>"
 
     def _repr_html_(self) -> str:
         """Show the averages as a table in notebooks, with the rules folded below it."""
         if self.is_empty:
             return f"<p>{escape(repr(self))}</p>"
         names = list(self.mean["original"])
-        head = "".join(f"<th>{escape(name)}</th>" for name in names)
-        rows = "".join(
-            f"<tr><th>{label}, {size} size</th>"
-            + "".join(f"<td>{table[size][name]:.4f}</td>" for name in names)
-            + "</tr>"
-            for label, table in (("mean over images", self.mean), ("pooled pixels", self.pooled))
-            for size in table
-        )
+        head, rows = "".join(f"<th>{escape(name)}</th>" for name in names), ""
+        for label, table in (("mean over images", self.mean), ("pooled pixels", self.pooled)):
+            for size in table:
+                cells = "".join(f"<td>{table[size][name]:.4f}</td>" for name in names)
+                rows += f"<tr><th>{label}, {size} size</th>{cells}</tr>"
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         return (
             f"<p><b>{escape(self.title)}</b>: images: {self._shape}, threshold "

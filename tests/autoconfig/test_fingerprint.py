@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.families import folder_of
 from PIL import Image
 
 from binseg.autoconfig import Fingerprint, fingerprint, take_fingerprint
@@ -18,13 +19,13 @@ from binseg.types import Record
 
 
 def fingerprint_of(path: str) -> Fingerprint:
-    config = DataConfig(path=path)
+    config = DataConfig(path=folder_of(path))
     return take_fingerprint(assign_splits(open_dataset(config), config.split))
 
 
 @pytest.fixture(scope="module")
 def micro() -> Fingerprint:
-    return fingerprint_of("synthetic:kind=micro,num=8,size=160")
+    return fingerprint_of("micro,num=8,size=160")
 
 
 def test_a_microscopes_images_are_16_bits_grey_and_narrow(micro: Fingerprint) -> None:
@@ -42,7 +43,7 @@ def test_only_training_images_are_counted_as_such(micro: Fingerprint) -> None:
 
 def test_thin_cracks_are_rare_and_lost_at_half_the_size() -> None:
     """About one pixel in a hundred, and less than nine tenths are kept."""
-    cracks = fingerprint_of("synthetic:kind=cracks,num=8,size=240")
+    cracks = fingerprint_of("cracks,num=8,size=240")
     assert 0.001 < cracks.mean_foreground < 0.05
     assert cracks.kept_at_scale[0.5] < 0.9
     assert cracks.thin <= 3
@@ -50,10 +51,10 @@ def test_thin_cracks_are_rare_and_lost_at_half_the_size() -> None:
 
 def test_huge_things_survive_any_size_and_five_bands_are_five() -> None:
     """Nothing is lost at 64x64; channels are counted."""
-    huge = fingerprint_of("synthetic:kind=huge,num=8,size=240")
+    huge = fingerprint_of("huge,num=8,size=240")
     assert huge.kept_at_size[64] > 0.97
     assert huge.num_objects == 1
-    bands = fingerprint_of("synthetic:kind=bands,num=8,size=96")
+    bands = fingerprint_of("bands,num=8,size=96")
     assert bands.channels == 5
     assert not bands.is_grey
     assert len(bands.by_dtype.mean) == 5
@@ -61,12 +62,12 @@ def test_huge_things_survive_any_size_and_five_bands_are_five() -> None:
 
 def test_the_same_data_has_the_same_fingerprint(micro: Fingerprint) -> None:
     """The sample is seeded."""
-    assert fingerprint_of("synthetic:kind=micro,num=8,size=160") == micro
+    assert fingerprint_of("micro,num=8,size=160") == micro
 
 
 def test_images_without_truth_are_refused() -> None:
     """They can't tell what is looked for."""
-    config = DataConfig(path="synthetic:kind=micro,num=8,size=160")
+    config = DataConfig(path=folder_of("micro,num=8,size=160"))
     dataset = assign_splits(open_dataset(config), config.split)
     blind = tuple(replace(record, mask_path=None) for record in dataset.records)
     with pytest.raises(DataError, match="without a mask"):

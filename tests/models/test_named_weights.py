@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from skimage import data
-from torch import nn
 from torch.nn import functional
 
 from binseg.config import Recipe, load_recipe
@@ -22,9 +21,6 @@ from binseg.models import (
     ENCODERS,
     build_model,
     create_model,
-    encoder_parameters,
-    freeze_batch_norm,
-    freeze_encoder,
     load_encoder_weights,
     weights_path,
 )
@@ -295,41 +291,3 @@ def test_unknown_weights_are_refused(change: str, message: str) -> None:
         load_recipe(overrides=[*chosen, change])
     with pytest.raises(UsageError, match="no weights named"):
         load_encoder_weights(parts("unet", width=2), "imagenet", encoder="unet")
-
-
-def test_frozen_statistics_stay_and_weights_learn() -> None:
-    """With frozen batch norm the encoder's statistics never move; its weights, the decoder's do."""
-    model = parts("resnet18", width=4).train()
-    freeze_batch_norm(model)
-    model.eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    model.train()
-    rates = {id(parameter) for parameter in encoder_parameters(model)}
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(torch.rand(2, 3, 64, 64)).square().mean().backward()
-    optimizer.step()
-    moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
-    assert not any(name.startswith("encoder.") and "running" in name for name in moved)
-    assert any(name.startswith("decoder.") and "running" in name for name in moved)
-    assert {"encoder.conv1.weight", "encoder.bn1.weight"} <= moved
-    assert rates == {id(parameter) for parameter in model.encoder.parameters()}
-
-
-def test_a_frozen_encoder_learns_again_once_it_is_thawed() -> None:
-    """Frozen, it has no gradient and no moving statistics; thawed, it keeps frozen batch norm."""
-    model = parts("resnet18", width=4).train()
-    freeze_batch_norm(model)
-    freeze_encoder(model)
-    model.train()
-    assert not any(part.training for part in model.encoder.modules())
-    model(torch.rand(2, 3, 64, 64)).mean().backward()
-    assert all(parameter.grad is None for parameter in encoder_parameters(model))
-    assert model.head.get_parameter("weight").grad is not None
-    freeze_encoder(model, frozen=False)
-    model(torch.rand(2, 3, 64, 64)).mean().backward()
-    assert all(parameter.grad is not None for parameter in encoder_parameters(model))
-    norms = [part for part in model.encoder.modules() if isinstance(part, nn.BatchNorm2d)]
-    assert not any(norm.training for norm in norms)
-    assert model.encoder.training
-    with pytest.raises(UsageError, match="Linear has no encoder"):
-        freeze_encoder(nn.Linear(1, 1))

@@ -8,7 +8,7 @@ import pytest
 from binseg.autoconfig import Fingerprint, Machine
 from binseg.config import Recipe, load_recipe
 from binseg.pipelines.budget import (
-    CLOSING,
+    EXPECTED_CLOSING,
     OPENING,
     Ending,
     expected_seconds,
@@ -43,7 +43,7 @@ def facts(photos: Fingerprint) -> Fingerprint:
 def steps(seconds: float, facts: Fingerprint, *, read: int) -> float:
     """What is left without opening, closing and reading so many images."""
     own = facts.height[1] * facts.width[1] / 1e6
-    return seconds - OPENING - CLOSING - 0.04 * own * read
+    return seconds - OPENING - EXPECTED_CLOSING - 0.04 * own * read
 
 
 def test_a_budget_is_what_it_takes(make: Make, facts: Fingerprint, machine: Machine) -> None:

@@ -23,10 +23,7 @@ NO_COST: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The device that trains, with the measured cost of each network in question.
-
-    Costs are by model: per million pixels of training inputs, and of a step however few it has.
-    """
+    """The device that trains, and each network's cost by megapixel of inputs and by step."""
 
     device: str  # cpu or cuda
     cores: int

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import ndimage
 
 from binseg.data.dataset import Dataset, spread
@@ -15,7 +15,7 @@ from binseg.imageio import probe
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image
-from binseg.types import Record, Sample
+from binseg.types import Mask, Record, Sample
 
 K = TypeVar("K", int, float)
 Three = tuple[float, float, float]
@@ -42,10 +42,7 @@ SIGNIFICANCE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    """The mean difference of `num` images and their mirror images, the `share` common to all of it.
-
-    `p` tells how often images mirrored at random have as much in common.
-    """
+    """The share in common of `num` images' differences to their mirror images; `p` by chance."""
 
     share: float
     p: float
@@ -84,18 +81,14 @@ def measure_symmetry(
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """The objects of one mask in pixels: diameters of discs of the same areas, and thickness.
-
-    A tenth of the length of all ridges (middle lines) is thinner than `thin`, and half of the
-    foreground's area lies where it is thinner than `thick`.
-    """
+    """Objects' diameters in pixels; thickness below which a tenth of ridges, half the area lie."""
 
     diameters: tuple[float, ...]
     thin: float
     thick: float
 
 
-def measure_shapes(mask_HW: Bool[np.ndarray, "H W"]) -> Shapes | None:
+def measure_shapes(mask_HW: Mask) -> Shapes | None:
     """Measure the objects of a mask at the image's own size; None if the mask is empty."""
     labels_HW, num = ndimage.label(mask_HW, structure=np.ones((3, 3)))
     if num == 0:
@@ -107,7 +100,7 @@ def measure_shapes(mask_HW: Bool[np.ndarray, "H W"]) -> Shapes | None:
     return Shapes(diameters=tuple(diameters.tolist()), thin=thin, thick=thick)
 
 
-def thickness_quantiles(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[float, float]:
+def thickness_quantiles(mask_HW: Mask) -> tuple[float, float]:
     """Measure how thick the foreground is across its middle lines: `Shapes.thin` and `thick`.
 
     A ridge pixel of the distance map (no neighbour lies farther from the background) is the centre
@@ -131,9 +124,7 @@ def thickness_quantiles(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[float, float]
     return round(float(np.quantile(width_N, 0.1)), 2), round(float(thick), 2)
 
 
-def kept_by_resize(
-    mask_HW: Bool[np.ndarray, "H W"], sizes: Sequence[tuple[int, int]]
-) -> Float[np.ndarray, "S"]:
+def kept_by_resize(mask_HW: Mask, sizes: Sequence[tuple[int, int]]) -> Float[np.ndarray, "S"]:
     """Return the Dice of a perfect mask made at other sizes and resized back to the image's own."""
     height, width = mask_HW.shape
     soft_HW1, area, kept = mask_HW.astype(np.float32)[:, :, None], int(mask_HW.sum()), []
@@ -157,10 +148,7 @@ class Intensities:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """The facts that the rules of a plan look at: lengths in pixels, foreground as a share of them.
-
-    Three numbers are the 5th percentile, the median and the 95th percentile over the images.
-    """
+    """The facts for the rules of a plan: pixels, shares, and 5th, 50th, 95th percentiles."""
 
     num_train: int
     num_val: int
@@ -198,14 +186,9 @@ class Fingerprint:
         return self.grey_share == 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Look:
-    """The facts about one image.
-
-    Moments are mean and mean square of each channel, scaled by the pixel type's range or
-    `stretched` by the image's percentiles; `thumbs` are grey image and mask, (2, THUMB, THUMB).
-    Shapes and the Dice `kept` at SIZES and at SCALES are None where they were not measured.
-    """
+    """The facts about one image; `shapes` and `kept` are None where not measured."""
 
     size: tuple[int, int]
     channels: int
@@ -224,11 +207,7 @@ class _Look:
 def take_fingerprint(
     dataset: Dataset, *, seed: int = 0, progress: Progress = SILENT
 ) -> Fingerprint:
-    """Read a sample of the training images of a split data set and measure them.
-
-    Raises DataError where there is none, or one has no mask, and ImageError for one that can't be
-    read.
-    """
+    """Measure a sample of the training images; DataError without masks, ImageError."""
     chosen = _choose(dataset.of_split("train"), MAX_READ, seed)
     size = probe(chosen[len(chosen) // 2].image_path)
     fitting = SHAPED_PIXELS // max(1, min(size.height, WINDOW) * min(size.width, WINDOW))
@@ -253,7 +232,6 @@ def take_fingerprint(
 
 
 def _choose(records: Sequence[Record], num: int, seed: int) -> list[Record]:
-    """Choose records at random, or evenly spread over the pages of stacks."""
     if len(records) <= num or any(record.page is not None for record in records):
         return spread(records, num)
     rows = np.sort(np.random.default_rng(seed).permutation(len(records))[:num])
@@ -272,8 +250,7 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     some_HWC = image_HWC[::step, ::step].astype(np.float32)
     low, high = np.percentile(some_HWC, PERCENTILES)
     if high <= low:
-        low = float(some_HWC.min())
-        high = max(float(some_HWC.max()), low + 1e-6)
+        low, high = float(some_HWC.min()), max(float(some_HWC.max()), float(some_HWC.min()) + 1e-6)
     stretched_HWC = ((some_HWC - low) / (high - low)).clip(0, 1)
     inside_HW = mask_HW[::step, ::step]
     outside_HW = (~mask_HW & sample.valid_HW)[::step, ::step]
@@ -282,21 +259,14 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         is_brighter = bool(grey_HW[inside_HW].mean() > grey_HW[outside_HW].mean())
     planes = (one_HW[:, :, None].astype(np.float32) for one_HW in (grey_HW, inside_HW))
     thumbs = [resize_image(np.ascontiguousarray(one), THUMB, THUMB) for one in planes]
-    return _Look(
-        size=(height, width),
-        channels=channels,
-        dtype=str(image_HWC.dtype),
-        is_grey=channels == 1
-        or (channels == 3 and _looks_grey(some_HWC, image_HWC[mask_HW], top, high - low)),
-        range_used=float((high - low) / top),
-        moments=_moments((some_HWC / top).clip(0, 1)),
-        stretched=_moments(stretched_HWC),
-        foreground=float(mask_HW.sum() / max(1, sample.valid_HW.sum())),
-        is_brighter=is_brighter,
-        thumbs=np.stack([thumb[:, :, 0] for thumb in thumbs]),
-        shapes=measure_shapes(_window(mask_HW)) if shaped else None,
-        kept=_kept(mask_HW) if shaped and mask_HW.any() else None,
-    )
+    is_grey = channels == 3 and _looks_grey(some_HWC, image_HWC[mask_HW], top, high - low)
+    stored = ((height, width), channels, str(image_HWC.dtype), is_grey or channels == 1)
+    moments = (_moments((some_HWC / top).clip(0, 1)), _moments(stretched_HWC))
+    foreground = float(mask_HW.sum() / max(1, sample.valid_HW.sum()))
+    used, both = float((high - low) / top), np.stack([thumb[:, :, 0] for thumb in thumbs])
+    shapes = measure_shapes(_window(mask_HW)) if shaped else None
+    kept = _kept(mask_HW) if shaped and mask_HW.any() else None
+    return _Look(*stored, used, *moments, foreground, is_brighter, both, shapes, kept)
 
 
 def _looks_grey(pixels_HWC: np.ndarray, object_NC: np.ndarray, top: float, used: float) -> bool:
@@ -323,10 +293,8 @@ def _kept(mask_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sizes = [(max(1, round(height * y)), max(1, round(width * x))) for y, x in factors]
         return kept_by_resize(part_HW, sizes)
 
-    return (
-        kept((size / rows, size / columns) for size in SIZES),
-        kept((scale, scale) for scale in SCALES),
-    )
+    by_size = kept((size / rows, size / columns) for size in SIZES)
+    return by_size, kept((scale, scale) for scale in SCALES)
 
 
 def _window(mask_HW: np.ndarray) -> np.ndarray:
@@ -391,12 +359,10 @@ def _summarise(dataset: Dataset, records: Sequence[Record], looks: Sequence[_Loo
 
 
 def _unit(record: Record) -> str:
-    """Name what a record belongs to: the file of a page, the group, or the image alone."""
     return str(record.image_path) if record.page is not None else record.group or record.id
 
 
 def _clearer(thumbs_N2HW: np.ndarray, *, axis: int) -> Symmetry:
-    """Test images and masks, and return the clearer of the two results."""
     both = [measure_symmetry(thumbs_N2HW[:, row], axis=axis) for row in (0, 1)]
     return min(both, key=lambda one: (one.p, -one.share))
 

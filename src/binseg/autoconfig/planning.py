@@ -11,8 +11,7 @@ from binseg.autoconfig.fingerprint import Fingerprint
 from binseg.autoconfig.training_rules import always, only_for_thin
 from binseg.config import Recipe, load_recipe
 
-RULES: Mapping[str, Rule] = MappingProxyType(
-    {
+RULES: Mapping[str, Rule] = MappingProxyType({
         "input.channels": input_rules.channels,
         "input.intensity": input_rules.intensity,
         "input.depth": input_rules.depth,
@@ -21,13 +20,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "model.name": input_rules.model,
         "model.encoder_weights": input_rules.encoder_weights,
         "input.mean": input_rules.moments(
-            "mean", "subtracted when the weights were trained", "average of the training images"
-        ),
-        "input.std": input_rules.moments(
-            "std",
-            "divided by when the weights were trained",
-            "standard deviation of the training images",
-        ),
+            "mean", "subtracted when the weights were trained", "average of the training images"),
+        "input.std": input_rules.moments("std", "divided by when the weights were trained",
+            "standard deviation of the training images"),
         "model.options": input_rules.model_options,
         "input.size": input_rules.size,
         "train.progressive": input_rules.progressive,
@@ -56,8 +51,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "train.postprocess": training_rules.postprocess,
         "train.tta": training_rules.tta,
         "train.threshold": training_rules.threshold,
-    }
-)
+})  # fmt: skip
 """The rule of each setting, in the order in which they are decided: each rule sees what those above
 it chose, and everything that the user gave. A new rule is a function and its row here."""
 GIVEN = "you said so"
@@ -66,7 +60,7 @@ FEW_RATIOS = (0.7, 0.3, 0.0)
 STACK_GAP = 5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Setting:
     """One line of a plan: a recipe's `section.field`, its value, and one clause that says why."""
 
@@ -111,11 +105,7 @@ def make_plan(
     given: Mapping[str, Value],
     before: Sequence[Setting] = (),
 ) -> Plan:
-    """Apply all rules.
-
-    `budget` is in seconds for the whole run, None if time doesn't matter; `given` settings were
-    chosen by the user, those `before` were decided before the images were looked at (the split).
-    """
+    """Apply all rules within `budget` seconds, beside `given` settings and those `before`."""
     facts, keys = fingerprint, frozenset(given)
     at = Situation(fingerprint=facts, machine=machine, budget=budget, decided=given, given=keys)
     settings = list(before)
@@ -123,7 +113,7 @@ def make_plan(
         choice = (given[key], GIVEN) if key in given else RULES[key](at)
         if choice is not None:
             value, reason = choice
-            settings.append(Setting(key=key, value=value, reason=reason, is_given=key in given))
+            settings.append(Setting(key, value, reason, is_given=key in given))
             at = at.having({key: value})
     told = tuple(_warnings(at))
     return Plan(settings=tuple(settings), warnings=told, fingerprint=facts, machine=machine)
@@ -134,7 +124,7 @@ def few_ratios(num: int) -> list[Setting]:
     if num > FEW_IMAGES:
         return []
     reason = f"only {num} images: 30% are for validation, and none are kept for a test"
-    return [Setting(key="data.split.ratios", value=FEW_RATIOS, reason=reason)]
+    return [Setting("data.split.ratios", FEW_RATIOS, reason)]
 
 
 def stack_settings(num_pages: int) -> list[Setting]:
@@ -142,10 +132,7 @@ def stack_settings(num_pages: int) -> list[Setting]:
     gap = min(STACK_GAP, num_pages // 20)
     whole = "neighbouring slices look nearly the same, so whole blocks stay together"
     left_out = "slices left out between two splits"
-    return [
-        Setting(key="data.split.method", value="block", reason=whole),
-        Setting(key="data.split.gap", value=gap, reason=left_out),
-    ]
+    return [Setting("data.split.method", "block", whole), Setting("data.split.gap", gap, left_out)]
 
 
 def _warnings(at: Situation) -> Iterator[str]:
@@ -157,15 +144,11 @@ def _warnings(at: Situation) -> Iterator[str]:
             "masks help most"
         )
     if facts.num_val < training_rules.MIN_VAL:
-        yield (
-            f"{facts.num_val} validation images can hardly choose between epochs or thresholds: "
-            "the score is a rough guess"
-        )
+        told = "can hardly choose between epochs or thresholds: the score is a rough guess"
+        yield f"{facts.num_val} validation images {told}"
     if facts.num_units < 2:
-        yield (
-            "all images come from one stack, so nothing here tells how well the model does on "
-            "another"
-        )
+        told = "so nothing here tells how well the model does on another"
+        yield f"all images come from one stack, {told}"
     if facts.empty_share > 0.5:
         yield f"{facts.empty_share:.0%} of the images have no foreground"
     is_stretched = at.decided.get("input.intensity") == "percentile"

@@ -5,17 +5,7 @@ Like those of `input_rules`, each is a row of `planning.RULES`.
 
 import math
 
-from binseg.autoconfig.cost import (
-    Choice,
-    Rule,
-    Situation,
-    Value,
-    num_inputs,
-    num_mirrored,
-    num_passes,
-    scoring_seconds,
-    times,
-)
+from binseg.autoconfig import cost
 from binseg.autoconfig.input_rules import SMALL_OPTIONS, is_coarse
 from binseg.data.dataset import counted
 
@@ -47,7 +37,7 @@ SMALL_BATCH, VERY_FEW = 4, 10
 MEMORY_SHARE = 0.5
 
 
-def batch_size(at: Situation) -> Choice:
+def batch_size(at: cost.Situation) -> cost.Choice:
     """Choose the inputs of one step."""
     num, size = at.fingerprint.num_train, at.number("input.size")
     whole = at.is_pretrained and not at.is_tiled
@@ -66,7 +56,7 @@ def batch_size(at: Situation) -> Choice:
     return value, reason
 
 
-def orientation(at: Situation) -> Choice:
+def orientation(at: cost.Situation) -> cost.Choice:
     """Choose what augmentation may turn or mirror, judged from the images."""
     facts = at.fingerprint
     up, side = facts.up_down, facts.left_right
@@ -85,37 +75,32 @@ def orientation(at: Situation) -> Choice:
     return "any", f"{up.num} images look alike upside down (p = {up.p:.2f})"
 
 
-def _seen(at: Situation) -> str:
-    images = counted(at.fingerprint.num_train, "training image", "training images")
-    return f"{images}, each seen {times(num_passes(at))}"
-
-
-def _is_repetitive(at: Situation) -> bool:
+def _is_repetitive(at: cost.Situation) -> bool:
     """Tell whether images come back so often that augmentation must vary them more."""
-    often = num_passes(at)
+    often = cost.num_passes(at)
     few = at.fingerprint.num_train < FEW_IMAGES
     return often > MANY_PASSES or (few and often >= SOME_PASSES)
 
 
-def preset(at: Situation) -> Choice:
+def preset(at: cost.Situation) -> cost.Choice:
     """Choose how strongly the images are augmented."""
+    images = counted(at.fingerprint.num_train, "training image", "training images")
+    seen = f"{images}, each seen {cost.times(cost.num_passes(at))}"
     if _is_repetitive(at):
         if is_coarse(at):
-            return "strong", f"{_seen(at)}: repeats must vary"
-        return "medium", f"{_seen(at)}; blur and noise would erase thin or small objects"
-    if num_passes(at) < SOME_PASSES and at.fingerprint.num_train >= FEW_IMAGES:
-        return "mild", f"{_seen(at)}: hardly any repeats"
-    return "medium", _seen(at)
+            return "strong", f"{seen}: repeats must vary"
+        return "medium", f"{seen}; blur and noise would erase thin or small objects"
+    if cost.num_passes(at) < SOME_PASSES and at.fingerprint.num_train >= FEW_IMAGES:
+        return "mild", f"{seen}: hardly any repeats"
+    return "medium", seen
 
 
-def invert(at: Situation) -> Choice:
+def invert(at: cost.Situation) -> cost.Choice:
     """Let light and dark change places where few images show one of the two ways, or one rarely."""
     facts = at.fingerprint
     if _is_mixed(at):
-        return (
-            MIXED_INVERT,
-            f"{facts.grey_share:.0%} of the images are grey: inverting helps them all",
-        )
+        reason = f"{facts.grey_share:.0%} of the images are grey: inverting helps them all"
+        return MIXED_INVERT, reason
     # Slices of one volume are stained and lit alike, and so will be those to come.
     if not facts.is_grey or facts.is_stack or facts.num_train >= FEW_IMAGES:
         return None
@@ -125,57 +110,55 @@ def invert(at: Situation) -> Choice:
     return INVERT, f"the foreground is {side} in all {facts.num_train}; new images may differ"
 
 
-def grey(at: Situation) -> Choice:
+def grey(at: cost.Situation) -> cost.Choice:
     """Take colours away where coloured images are few among grey ones."""
-    return (
-        (MIXED_GREY, "coloured images are few among grey ones, and stains and lamps differ")
-        if _is_mixed(at)
-        else None
-    )
+    reason = "coloured images are few among grey ones, and stains and lamps differ"
+    return (MIXED_GREY, reason) if _is_mixed(at) else None
 
 
-def _is_mixed(at: Situation) -> bool:
+def _is_mixed(at: cost.Situation) -> bool:
     return 0.5 <= at.fingerprint.grey_share < 1 and at.fingerprint.num_train < FEW_MIXED
 
 
-def only_for_thin(value: float, reason: str) -> Rule:
+def only_for_thin(value: float, reason: str) -> cost.Rule:
     """Make a rule for what replaces blur and noise where these would erase thin objects."""
 
-    def rule(at: Situation) -> Choice:
+    def rule(at: cost.Situation) -> cost.Choice:
         return (value, reason) if not is_coarse(at) and _is_repetitive(at) else None
 
     return rule
 
 
-def always(value: Value, reason: str) -> Rule:
+def always(value: cost.Value, reason: str) -> cost.Rule:
     """Make a rule that always gives the same value."""
     return lambda _: (value, reason)
 
 
-def loss(at: Situation) -> Choice:
+def loss(at: cost.Situation) -> cost.Choice:
     """Choose the loss."""
     share = at.fingerprint.mean_foreground
     return "bce-dice", f"{share:.1%} foreground; the Dice term looks after the rarer class"
 
 
-def lr(at: Situation) -> Choice:
+def lr(at: cost.Situation) -> cost.Choice:
     """Choose the peak of the learning rate."""
     batch = at.number("train.batch_size")
     peak = 1e-3 if at.is_pretrained else 1.5e-3
     if at.decided.get("model.options") == SMALL_OPTIONS:
         peak = SMALL_PEAK
     lr = round(peak * math.sqrt(min(1.0, batch / 16)), 5)
-    return lr, f"{peak:g} for batches of 16; these have {batch:.0f}"
+    fewer = f", less for batches of {batch:.0f}" if batch < 16 else ""
+    return lr, f"{peak:g} is for batches of 16{fewer}"
 
 
-def encoder_lr_factor(at: Situation) -> Choice:
+def encoder_lr_factor(at: cost.Situation) -> cost.Choice:
     """Choose the share of the rate at which a pretrained encoder learns."""
     if not at.is_pretrained:
         return None
     return ENCODER_FACTOR, "its weights are good already, and large steps would lose them"
 
 
-def freeze_batch_norm(at: Situation) -> Choice:
+def freeze_batch_norm(at: cost.Situation) -> cost.Choice:
     """Keep a pretrained encoder's batch statistics where few images would blur them."""
     batch, num = at.number("train.batch_size"), at.fingerprint.num_train
     if not at.is_pretrained or (batch > SMALL_BATCH and num >= VERY_FEW):
@@ -183,37 +166,37 @@ def freeze_batch_norm(at: Situation) -> Choice:
     return True, f"statistics of {batch:.0f} of {num} images would be noise beside ImageNet's"
 
 
-def per_epoch(at: Situation) -> Choice:
+def per_epoch(at: cost.Situation) -> cost.Choice:
     """Choose the patches or images of an epoch."""
     if "train.epochs" in at.given and at.budget is None:
         return "auto" if at.is_tiled else "all", "each epoch is one pass over the images"
     num, batch = at.fingerprint.num_train, int(at.number("train.batch_size"))
-    each = max(LEAST_STEPS, round(num_inputs(at) / NUM_EPOCHS / batch)) * batch
+    each = max(LEAST_STEPS, round(cost.num_inputs(at) / NUM_EPOCHS / batch)) * batch
     if not at.is_tiled and num / 1.5 <= each <= num * 1.5:
         return "all", f"all {num} images"
-    validations = counted(max(1, round(num_inputs(at) / each)), "validation", "validations")
+    validations = counted(max(1, round(cost.num_inputs(at) / each)), "validation", "validations")
     return each, f"about {validations}, which take a few per cent of the time"
 
 
-def epochs(at: Situation) -> Choice:
+def epochs(at: cost.Situation) -> cost.Choice:
     """Choose the number of epochs."""
-    views = num_inputs(at)
+    views = cost.num_inputs(at)
     each = at.decided["patches.per_epoch" if at.is_tiled else "train.per_epoch"]
     inputs = each if isinstance(each, int) else at.fingerprint.num_train
     reason = f"{views:,.0f} inputs in all" if at.budget is None else "expected within the budget"
     return max(1, round(views / inputs)), reason
 
 
-def budget_minutes(at: Situation) -> Choice:
+def budget_minutes(at: cost.Situation) -> cost.Choice:
     """Pass the budget on to the run."""
     if at.budget is None:
         return None
     return round(at.budget / 60, 3), "the schedule follows the clock, so that the run ends in time"
 
 
-def ema_decay(at: Situation) -> Choice:
+def ema_decay(at: cost.Situation) -> cost.Choice:
     """Choose the decay of the moving average of the weights."""
-    steps = num_inputs(at) / at.number("train.batch_size")
+    steps = cost.num_inputs(at) / at.number("train.batch_size")
     decay = round(min(0.998, max(0.9, 1 - 12 / max(steps, 1))), 4)
     span = 1 / (1 - decay)
     if span >= steps:
@@ -221,7 +204,7 @@ def ema_decay(at: Situation) -> Choice:
     return decay, f"averages about {span:.0f} of {steps:,.0f} steps: steadier than the last one"
 
 
-def postprocess(at: Situation) -> Choice:
+def postprocess(at: cost.Situation) -> cost.Choice:
     """Choose whether post-processing is tried in validation."""
     num = at.fingerprint.num_val
     if num < MIN_VAL:
@@ -232,17 +215,17 @@ def postprocess(at: Situation) -> Choice:
     return "tune", "specks, holes or smaller objects are removed where that helps on validation"
 
 
-def tta(at: Situation) -> Choice:
+def tta(at: cost.Situation) -> cost.Choice:
     """Choose whether test-time augmentation is tried in validation."""
-    num, times = at.fingerprint.num_val, num_mirrored(at)
-    if times == 1:
+    num, views = at.fingerprint.num_val, cost.num_mirrored(at)
+    if views == 1:
         return "none", "mirrored images would be another kind of image"
-    if at.budget is not None and times * scoring_seconds(at) > TTA_SHARE * at.budget:
-        return "none", f"predicting {num} validation images {times} times would take too long"
-    return "tune", f"averages {times} mirrored views where that helps on validation"
+    if at.budget is not None and views * cost.scoring_seconds(at) > TTA_SHARE * at.budget:
+        return "none", f"predicting {num} validation images {views} times would take too long"
+    return "tune", f"averages {views} mirrored views where that helps on validation"
 
 
-def threshold(at: Situation) -> Choice:
+def threshold(at: cost.Situation) -> cost.Choice:
     """Fix the threshold where too few images could tune it."""
     num = at.fingerprint.num_val
     if num >= MIN_VAL:

@@ -62,15 +62,10 @@ def train(
         train__batch_size=batch_size,
         train__device=device,
     )
-    result = bench_training(
-        load_recipe(file or recipe, overrides=set_ or (), sections=sections),
-        num_steps=steps,
-        operations=profile,
-        find_batch=find_batch,
-        find_lr=find_lr,
-        curve=curve,
-        progress=progress_of(context),
-    )
+    whole = load_recipe(file or recipe, overrides=set_ or (), sections=sections)
+    how: Any = {"operations": profile, "find_batch": find_batch, "find_lr": find_lr}
+    how |= {"num_steps": steps, "curve": curve, "progress": progress_of(context)}
+    result = bench_training(whole, **how)
     answer(json_, result, *_items(result, curve))
 
 

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -59,19 +59,11 @@ def is_verbose(context: typer.Context) -> bool:
     return bool(context.obj["verbose"])
 
 
-def show(*items: object) -> None:
-    """Print tables and lines on stdout."""
-    _print(sys.stdout, items)
-
-
-def show_aside(*items: object) -> None:
-    """Print tables and lines on stderr, beside the progress."""
-    _print(sys.stderr, items)
-
-
-def _print(stream: TextIO, items: Sequence[object]) -> None:
+def show(*items: object, aside: bool = False) -> None:
+    """Print tables and lines on stdout, or on stderr beside the progress."""
     from rich.console import Console
 
+    stream = sys.stderr if aside else sys.stdout
     console = Console(file=stream, width=None if stream.isatty() else WIDE)
     for item in items:
         shown = visible(item) if isinstance(item, str) else item
@@ -194,8 +186,7 @@ class PlainProgress:
 
     def say(self, line: str) -> None:
         """Print one line."""
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
     def task(self, label: str, *, total: int | None) -> Iterator[Task]:

@@ -1,14 +1,16 @@
 """`binseg label` and `suggest`: from images without masks to masks and a model."""
 
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from binseg.cli import options as opt
-from binseg.cli.console import message, progress_of, show, write_json_answer
+from binseg.cli.console import progress_of, show, write_json_answer
 from binseg.cli.options import argument, option
-from binseg.cli.serve import open_browser, read_token, refuse_missing, say_address
+from binseg.cli.serve import read_token, run_server, say_address, serving
 from binseg.errors import MissingExtraError, UsageError
 
 _PARTS = ("sklearn", "skimage")
@@ -37,10 +39,7 @@ def label(
     host: Annotated[str, option("Address to listen on; 0.0.0.0 lets a tablet in.")] = "127.0.0.1",
     port: Annotated[int, option("Port; 0 takes a free one.")] = 8001,
     no_open: Annotated[bool, option("Open no page in a browser.")] = False,
-    token_file: Annotated[
-        Path | None,
-        option("Requests must carry the token in this file (or in $BINSEG_TOKEN).", "FILE"),
-    ] = None,
+    token_file: opt.TokenFile = None,
     export: Annotated[
         str | None,
         option("Write the labels as labelme, coco, cvat or yolo to --out, and end.", "FORMAT"),
@@ -68,41 +67,24 @@ def label(
         from binseg.labeling.label_files import write_labels
         from binseg.labeling.project import Project
 
-        project = Project(images, home=home, config=masks, progress=progress)
-        try:
+        with closing(Project(images, home=home, config=masks, progress=progress)) as project:
             show(write_labels(export, project.accepted(), out))
-        finally:
-            project.close()
         return
-    try:
+    with serving("binseg label"):
         from binseg.serve import label_routes
         from binseg.serve.app import Access
-        from binseg.serve.server import Server, bind, is_loopback, network_address
-    except ModuleNotFoundError as error:
-        raise refuse_missing(error, purpose="binseg label") from None
+        from binseg.serve.server import bind
     _check_parts()
     from binseg.pipelines.label_images import open_session
 
     access = Access(token=read_token(token_file))
-
-    def started(url: str) -> None:
-        say_address("label", url, network_address(host))
-        if not no_open:
-            open_browser(url)
-
     with bind(host, port) as listener:
         session = open_session(
             images, model=model, home=home, masks=masks, trains=not cold, progress=progress
         )
-        if not is_loopback(host) and access.token is None:
-            message("binseg label: no token is asked for: whoever reaches this address may draw")
-        Server(
-            label_routes.LabelService(session),
-            listener=listener,
-            access=access,
-            routers=[label_routes.router],
-            started=started,
-        ).run()
+        service, tell = label_routes.LabelService(session), partial(say_address, "label")
+        where = {"listener": listener, "access": access, "routers": [label_routes.router]}
+        run_server(service, host, verb="label", may="draw", tell=tell, opens=not no_open, **where)
 
 
 def suggest(

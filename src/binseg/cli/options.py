@@ -82,6 +82,12 @@ ShardOption = Annotated[
 Size = Annotated[int | None, option("Height and width of the model's input.")]
 
 
+TokenFile = Annotated[
+    Path | None,
+    option("Requests must carry the token in this file (or in $BINSEG_TOKEN).", "FILE"),
+]
+
+
 def one_data(place: str | None, data: str | None) -> str | None:
     """Give the data that was named, in either of the two ways."""
     if place is not None and data is not None:

@@ -1,7 +1,7 @@
 """`binseg predict`: masks for images."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -178,8 +178,12 @@ def predict(
     else:
         told = _tell_round if watch else None
         work = partial(predict_all, source, predictor, sink, options, told=told)
-    result = _until_stopped(partial(work, progress=progress), watch=watch)
-    if result is None:
+    try:
+        result = work(progress=progress)
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+        message("stopped watching")
         return
     if report and shard is None:
         progress.say(f"report: {sink.write_report(result, model=predictor.name)}")
@@ -188,41 +192,24 @@ def predict(
         raise typer.Exit(1)
 
 
-def _until_stopped(work: Callable[[], "PredictResult"], *, watch: bool) -> "PredictResult | None":
-    """Do the work; None where Ctrl-C ended a watch."""
-    try:
-        return work()
-    except KeyboardInterrupt:
-        if not watch:
-            raise
-        message("stopped watching")
-        return None
-
-
 def _tell_unasked(predictor: "Predictor", options: "PredictOptions", progress: "Progress") -> None:
     """Say which post-processing the model brings."""
     unasked = options.unasked_from(predictor.postprocessing)
     if not unasked.is_empty:
-        progress.say(
-            f"the model's own post-processing: {unasked.describe()} (--no-postprocess leaves it "
-            "out)"
-        )
+        told = f"the model's own post-processing: {unasked.describe()}"
+        progress.say(f"{told} (--no-postprocess leaves it out)")
 
 
 def _on_cluster(
-    models: list[Path],
-    settings: dict[str, Any],
-    where: dict[str, Any],
-    *work: Any,
-    progress: "Progress",
+    models: list[Path], settings: Any, where: Any, *work: Any, progress: "Progress"
 ) -> "PredictResult":
     """Predict on a Dask cluster; `work` is source, sink and options."""
     from binseg.pipelines import cluster
 
-    source, sink, options = work
+    source, *rest = work
     files = cluster.ModelFiles(paths=tuple(map(str, models)), settings=tuple(settings.items()))
     with cluster.cluster(**where, progress=progress) as client:
-        return cluster.predict_on(client, source, files, sink, options, progress=progress)
+        return cluster.predict_on(client, source, files, *rest, progress=progress)
 
 
 def _model_and_inputs(model: str | None, given: list[str]) -> tuple[Path, list[str]]:
@@ -269,9 +256,8 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
     if inputs == [PIPE]:
         shown = [name for name in options.outputs if name in {"overlay", "cutout"}]
         if len(shown) + ("--json" in flags) > 1:
-            raise UsageError(
-                "stdout has room for one answer; give one of --overlay, --cutout, --json"
-            )
+            told = "stdout has room for one answer; give one of --overlay, --cutout, --json"
+            raise UsageError(told)
         if set(options.outputs) - {"overlay", "cutout"}:
             raise UsageError(
                 "to stdout go a mask, --overlay, --cutout, or --json with outlines and objects; "
@@ -285,9 +271,8 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
             raise UsageError("--watch takes one folder")
         alone = {"--json", "--resume", "--overwrite", "--report", "--strict", *_SHARED}
         if useless := [name for name in flags if name in alone]:
-            raise UsageError(
-                f"{useless[0]} has no meaning with --watch, which replaces what changed"
-            )
+            told = f"{useless[0]} has no meaning with --watch, which replaces what changed"
+            raise UsageError(told)
 
 
 def _check_shared(inputs: list[str], flags: list[str]) -> None:
@@ -321,10 +306,18 @@ def _tell_round(result: "PredictResult") -> None:
     """Say what a round of --watch wrote."""
     for one in result.written:
         message(f"{one.source} -> {one.mask} ({one.foreground:.1%} foreground)")
-    _tell_quality(result)
-    _tell_left_out(result)
+    _tell_troubles(result)
     for failure in result.failures:
         message(f"binseg: {failure.reason}")
+
+
+def _tell_troubles(result: "PredictResult") -> None:
+    """Name images unlike the training data, doubtful masks, and files that are text."""
+    _tell_quality(result)
+    if num := len(result.left_out):
+        named = ", ".join(one.name for one in result.left_out[:3])
+        more = f" and {num - 3} more" if num > 3 else ""
+        message(f"{num} {'file is' if num == 1 else 'files are'} text, no image: {named}{more}")
 
 
 def _tell_quality(result: "PredictResult") -> None:
@@ -346,14 +339,6 @@ def _tell_quality(result: "PredictResult") -> None:
         message(f"{len(flagged)} of {total} {verb} {what} ({why}); {advice}: {names}")
 
 
-def _tell_left_out(result: "PredictResult") -> None:
-    """Count and name files that are no images, and so weren't asked to be."""
-    if num := len(result.left_out):
-        named = ", ".join(one.name for one in result.left_out[:3])
-        more = f" and {num - 3} more" if num > 3 else ""
-        message(f"{num} {'file is' if num == 1 else 'files are'} text, no image: {named}{more}")
-
-
 def _tell(
     result: "PredictResult", out: Path, *, beside: "Sequence[OutputName]", as_json: bool
 ) -> None:
@@ -361,12 +346,11 @@ def _tell(
     num = len(result.written)
     more = f"; beside {'it' if num == 1 else 'them'}: {', '.join(beside)}" if beside and num else ""
     written = f"{num} {'mask' if num == 1 else 'masks'} written to {out}{more}"
-    _tell_quality(result)
-    _tell_left_out(result)
+    _tell_troubles(result)
     answer(as_json, result.as_dict(), written)
+    for failure in result.failures:
+        message(f"binseg: {failure.reason}")
     if result.failures:
-        for failure in result.failures:
-            message(f"binseg: {failure.reason}")
         if result.num_inputs > 1:
             message(f"binseg: {len(result.failures)} of {result.num_inputs} inputs failed")
         raise typer.Exit(1)

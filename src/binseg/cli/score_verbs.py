@@ -122,37 +122,18 @@ def evaluate(
         return
     named = {"border": border, "tolerance": tolerance, "spacing": spacing}
     changes = [f"{name}-{value}" for name, value in named.items() if value is not None]
-    folder = out or report_folder(
-        run or predicted or "",
-        split=split,
-        data=data,
-        others=with_,
-        tta=tta,
-        changes=[*changes, *set_],
-    )
+    place_of: Any = {"split": split, "data": data, "others": with_, "tta": tta}
+    folder = out or report_folder(run or predicted or "", **place_of, changes=[*changes, *set_])
+    asked: dict[str, Any] = {"split": split, "by": by, "tolerance": tolerance, "spacing": spacing}
     if shard is not None:
         if out is None:
             raise UsageError("--shard writes its share into a folder that all share: give --out")
         models = [str(one) for one in (run, *with_) if one is not None]
-        asked: dict[str, Any] = {
-            "split": split,
-            "tolerance": tolerance,
-            "spacing": spacing,
-            "by": by,
-        }
         asked |= {"models": models, "tta": tta, "predicted": predicted and str(predicted)}
         _score_shard(context, Shard.parse(shard), out, predictor, config, asked=asked)
         return
-    report = evaluate_model(
-        predictor,
-        data=config,
-        split=split,
-        out=folder,
-        by=by,
-        tolerance=tolerance,
-        spacing=spacing,
-        progress=progress_of(context),
-    )
+    progress = progress_of(context)
+    report = evaluate_model(predictor, data=config, out=folder, progress=progress, **asked)
     everything = is_verbose(context)
     items = report_items(report, by=by) if everything else scores_in_short(report, by=by)
     items.append(f"report: {folder / PAGE_NAME}")
@@ -187,11 +168,11 @@ def _score_shard(
     from binseg.pipelines.evaluate_model import measure_shard
     from binseg.pipelines.gather import run_shard
 
+    measured = {name: asked[name] for name in ("split", "tolerance", "spacing")}
+    measured |= {"data": config, "progress": progress_of(context)}
+
     def find(shard: Shard) -> dict[str, Any]:
-        measured = {name: asked[name] for name in ("split", "tolerance", "spacing")}
-        return measure_shard(
-            predictor, shard, data=config, progress=progress_of(context), **measured
-        )
+        return measure_shard(predictor, shard, **measured)
 
     show(run_shard("evaluate", shard, out, asked=asked, data=config, find=find))
 
@@ -208,9 +189,8 @@ def _calibrate(
     """Write what validation guarantees, or teaches, into the card."""
     from binseg.pipelines.evaluate_model import calibrate
 
-    found = calibrate(
-        run, config, guarantees=guarantees, learn=learn, progress=progress_of(context)
-    )
+    progress = progress_of(context)
+    found = calibrate(run, config, guarantees=guarantees, learn=learn, progress=progress)
     if as_json:
         write_json_answer({"guarantees": [one.model_dump() for one in found], "learnt": learn})
         return

@@ -72,11 +72,8 @@ def _with_interval(row: Mapping[str, str | float], name: str, *, between: str = 
 
 
 def _figure(figure: "Figure", digits: int = 4) -> str:
-    found = figure.interval
-    text = f"{figure.value:.{digits}f}"
-    if found is None:
-        return text
-    return f"{text} [{found.low:.{digits - 1}f}, {found.high:.{digits - 1}f}]"
+    text, found, less = f"{figure.value:.{digits}f}", figure.interval, digits - 1
+    return f"{text} [{found.low:.{less}f}, {found.high:.{less}f}]" if found else text
 
 
 def _further_scores(report: "Report") -> Table:
@@ -179,19 +176,13 @@ def run_items(result: "TrainResult", *, everything: bool = False) -> list[object
         f"  binseg evaluate {result.folder} {what}",
         f"  binseg predict {result.folder} YOUR_IMAGES/ --out predicted/",
     )
-    lines: list[object] = [
-        headline(result.report),
-        f"report: {result.folder / 'val' / PAGE_NAME}",
-    ]
-    beside = compare_items(result.beside) if result.beside is not None else []
+    report = f"report: {result.folder / 'val' / PAGE_NAME}"
+    lines: list[object] = [headline(result.report), report]
     if everything:
-        lines = [
-            *report_items(result.report),
-            *beside,
-            f"best epoch {result.best_epoch} of {result.num_epochs}, threshold "
-            f"{result.report.threshold:.3f}, {result.seconds:.0f} s",
-            *lines,
-        ]
+        beside = compare_items(result.beside) if result.beside is not None else []
+        best = f"best epoch {result.best_epoch} of {result.num_epochs}"
+        cut = f"threshold {result.report.threshold:.3f}, {result.seconds:.0f} s"
+        lines = [*report_items(result.report), *beside, f"{best}, {cut}", *lines]
     elif result.beside is not None:
         lines.insert(1, f"the earlier model (A) and this one (B): {result.beside.sentence}")
     return [*lines, f"model: {result.folder}", "next:", *following]
@@ -291,9 +282,8 @@ def _shown(value: object) -> str:
         return ", ".join(f"{each:.3g}" if isinstance(each, float) else str(each) for each in value)
     if isinstance(value, dict):
         return ", ".join(f"{key}: {each}" for key, each in value.items()) or "none"
-    if value is None:
-        return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    plain = "none" if value is None else str(value)
+    return f"{value:g}" if isinstance(value, float) else plain
 
 
 def proof_items(result: "ExportResult") -> list[object]:
@@ -306,7 +296,6 @@ def proof_items(result: "ExportResult") -> list[object]:
     for one in result.proofs:
         change = "" if one.dice_change is None else f"{one.dice_change:+.5f}"
         figures = (f"{one.largest_difference:.2g}", f"{one.agreement:.5f}", change)
-        verdict = "passed" if one.passed else "failed"
-        beside = (one.beside, str(one.num_images))
-        table.add_row(one.runtime, one.precision, *beside, *figures, verdict)
+        names = (one.runtime, one.precision, one.beside, str(one.num_images))
+        table.add_row(*names, *figures, "passed" if one.passed else "failed")
     return [table, f"{result.path}: {result.num_bytes / 1e6:.1f} MB"]

@@ -3,8 +3,11 @@
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from binseg.cli import options as opt
@@ -35,10 +38,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, option("Port; 0 takes a free one.")] = 8000,
     open_: Annotated[bool, option("Open the page in a browser.")] = False,
-    token_file: Annotated[
-        Path | None,
-        option("Requests must carry the token in this file (or in $BINSEG_TOKEN).", "FILE"),
-    ] = None,
+    token_file: opt.TokenFile = None,
     allow_host: Annotated[
         list[str] | None,
         option("A name by which the server is called too, as behind a proxy (repeatable).", "NAME"),
@@ -71,14 +71,12 @@ def serve(
         binseg serve runs/first runs/second --port 9000 --state jobs/
         BINSEG_TOKEN=... binseg serve runs/first --host 0.0.0.0
     """
-    try:
+    with serving("binseg serve"):
         from binseg.serve.app import Access
         from binseg.serve.limits import Limits
         from binseg.serve.model_registry import choose_bundles, open_models, run_name
-        from binseg.serve.server import Server, bind, is_loopback, network_address
+        from binseg.serve.server import bind
         from binseg.serve.service import Service
-    except ModuleNotFoundError as error:
-        raise refuse_missing(error, purpose="binseg serve") from None
     from binseg.storage import cache_dir
 
     limits = Limits(
@@ -103,19 +101,9 @@ def serve(
             "or the demo's: binseg demo, then binseg serve --demo"
         )
 
-    def started(url: str) -> None:
-        _say_started(service, url, network_address(host))
-        if open_:
-            open_browser(url)
-
     with bind(host, port) as listener:  # before the models: that it is taken is known at once
-        models = open_models(
-            bundles,
-            backend=backend,
-            device=device or "auto",
-            precision=precision,
-            batch_size=batch_size,
-        )
+        how: Any = {"backend": backend, "device": device or "auto", "precision": precision}
+        models = open_models(bundles, batch_size=batch_size, **how)
         os.umask(0o077)  # jobs hold other people's images
         service = Service(
             models,
@@ -123,17 +111,46 @@ def serve(
             limits=limits,
             names=[run_name(path) for path in bundles],
         )
-        if not is_loopback(host) and access.token is None:
-            message("binseg serve: no token is asked for: whoever reaches this address may use it")
-        Server(service, listener=listener, access=access, started=started).run()
+        tell, where = partial(_say_started, service), {"listener": listener, "access": access}
+        run_server(service, host, verb="serve", may="use it", tell=tell, opens=open_, **where)
 
 
-def refuse_missing(error: ModuleNotFoundError, *, purpose: str) -> Exception:
-    """Name the extra that brings a missing package of the server; other errors stay as they are."""
-    package = (error.name or "").split(".")[0]
-    if package not in _PARTS:
-        return error
-    return MissingExtraError(package, extra="serve", purpose=purpose)
+@contextmanager
+def serving(purpose: str) -> Iterator[None]:
+    """Name the extra that brings a package of the server, where one is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _PARTS:
+            raise
+        raise MissingExtraError(package, extra="serve", purpose=purpose) from None
+
+
+def run_server(
+    service: Any,
+    host: str,
+    *,
+    verb: str,
+    may: str,
+    tell: Callable[[str, str | None], None],
+    opens: bool,
+    **where: Any,
+) -> None:
+    """Serve until Ctrl-C; `tell` hears the addresses, `opens` shows the page in a browser."""
+    import threading
+    import webbrowser
+
+    from binseg.serve.server import Server, is_loopback, network_address
+
+    def started(url: str) -> None:
+        tell(url, network_address(host))
+        if opens:  # some browsers don't return before they are closed
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+    if not is_loopback(host) and where["access"].token is None:
+        message(f"binseg {verb}: no token is asked for: whoever reaches this address may {may}")
+    Server(service, started=started, **where).run()
 
 
 def _say_started(service: "Service", url: str, network: str | None) -> None:
@@ -154,15 +171,6 @@ def say_address(verb: str, url: str, network: str | None) -> None:
         import segno
 
         segno.make_qr(elsewhere).terminal(out=sys.stderr, compact=True)
-
-
-def open_browser(url: str) -> None:
-    """Open a page in the user's browser, and wait for nothing."""
-    import threading
-    import webbrowser
-
-    # Some browsers don't return before they are closed.
-    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def _host(text: str) -> str:

@@ -1,7 +1,7 @@
 """`binseg pack`, `export` and `verify`: models as files to hand on, and the proof of them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,15 +84,8 @@ def export(
     from binseg.cli.screen import proof_items
     from binseg.pipelines.export_model import export_model
 
-    result = export_model(
-        run,
-        target=to,
-        out=out,
-        int8=int8,
-        pixels=pixels,
-        max_dice_change=max_dice_change,
-        progress=progress_of(context),
-    )
+    how: Any = {"int8": int8, "pixels": pixels, "max_dice_change": max_dice_change}
+    result = export_model(run, target=to, out=out, progress=progress_of(context), **how)
     answer(json_, result.as_dict(), *proof_items(result))
 
 

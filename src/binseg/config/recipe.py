@@ -64,10 +64,8 @@ class SplitConfig(Section):
             raise ValueError(f"ratios add up to {sum(self.ratios):g}; they must add up to 1")
         if self.ratios[0] == 0 or self.ratios[1] == 0:
             raise ValueError("ratios for train and val must be above 0")
-        if self.fold >= self.folds:
-            raise ValueError(
-                f"fold {self.fold} does not exist: the last of {self.folds} is {self.folds - 1}"
-            )
+        if self.fold >= (num := self.folds):
+            raise ValueError(f"fold {self.fold} does not exist: the last of {num} is {num - 1}")
         if self.method == "file" and self.file is None:
             raise ValueError("method: file needs file: PATH.csv")
         return self

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt, UInt8
@@ -48,8 +48,7 @@ array of one record may be longer than another's, along the first axis only. The
 as long as the mapped `inputs`, which must be among them, live."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stack:
+class Stack(NamedTuple):
     """One array of all records, mapped, and the length of each one's part along the first axis."""
 
     values: np.ndarray
@@ -68,21 +67,23 @@ def open_store(
 ) -> Mapping[str, Stack]:
     """Give the pixels of these records, decoding them only if no store of theirs is whole.
 
-    `decode` makes what is stored of a record that has a mask; `version`, to be changed with it,
-    goes into the folder's name. Mean and std of `preprocessing` are applied later. `folder` is
-    where caches live, the user's cache folder if left out. Raises DataError (no records, or some
-    that can't be read), OutputError (it can't be written), UsageError (BINSEG_CACHE_GB is no
-    number).
+    `version` changes with `decode`; `folder` is where caches live, the user's if left out. Raises
+    DataError (no records, or unread ones), OutputError, UsageError (BINSEG_CACHE_GB).
     """
     if not records:
-        raise DataError(
-            "no images to train or validate on: the split is empty; check its ratios or file"
-        )
+        told = "no images to train or validate on: the split is empty"
+        raise DataError(f"{told}; check its ratios or file")
     limit = _limit()
     home = (storage.cache_dir() if folder is None else folder) / "pixels"
     place = home / _key(records, rule, preprocessing, version, progress)
     with storage.locked(place):
-        stored = _read_whole(place, len(records), progress)
+        stored = None
+        if place.exists():
+            try:
+                stored = _read(place, len(records))
+            except (OSError, ValueError) as problem:
+                progress.say(f"the pixel cache {place} is broken ({problem}): building it again")
+                shutil.rmtree(place, ignore_errors=True)
         if stored is None:
             read = partial(read_sample, rule=rule, shape=preprocessing)
             _build(place, records, read, decode, progress)
@@ -124,9 +125,7 @@ def _key(
             (
                 [hashes.get(path) for path in (r.image_path, *r.further_images)],
                 [hashes.get(path) for path in r.mask_paths],
-                r.page,
-                r.nodata,
-                r.mask_as_stored,
+                *(r.page, r.nodata, r.mask_as_stored),
                 None if r.shapes is None else [dataclasses.asdict(s) for s in r.shapes],
             )
             for r in records
@@ -172,7 +171,6 @@ def _num_decoders(records: Sequence[Record]) -> int:
 def _build(
     place: Path, records: Sequence[Record], read: Read, decode: Decode, progress: Progress
 ) -> None:
-    """Decode all records into `place`, which appears only when it is whole."""
     failed: list[str] = []
     temporary = place.with_suffix(".building")
     # Ours alone: the caller holds the lock, so one that is there was left by a killed run.
@@ -192,10 +190,8 @@ def _build(
         shutil.rmtree(temporary, ignore_errors=True)
     named = "; ".join(failed[:MAX_NAMED])
     more = f"; and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
-    raise DataError(
-        f"{len(failed)} of {len(records)} records can't be read; remove or repair them: "
-        f"{named}{more}"
-    )
+    told = f"{len(failed)} of {len(records)} records can't be read; remove or repair them"
+    raise DataError(f"{told}: {named}{more}")
 
 
 def _write(folder: Path, rows: Iterable[Arrays]) -> None:
@@ -222,18 +218,6 @@ def _write_header(file: BinaryIO, like: np.ndarray, num: int) -> None:
     file.seek(0)
     facts = np.lib.format.header_data_from_array_1_0(np.empty((0, *like.shape[1:]), like.dtype))
     np.lib.format.write_array_header_1_0(file, facts | {"shape": (num, *like.shape[1:])})
-
-
-def _read_whole(place: Path, num_records: int, progress: Progress) -> Mapping[str, Stack] | None:
-    """Read a store if there is one; a broken one is removed, and said."""
-    if not place.exists():
-        return None
-    try:
-        return _read(place, num_records)
-    except (OSError, ValueError) as problem:
-        progress.say(f"the pixel cache {place} is broken ({problem}): building it again")
-        shutil.rmtree(place, ignore_errors=True)
-        return None
 
 
 def _read(place: Path, num_records: int) -> Mapping[str, Stack]:
@@ -306,7 +290,7 @@ def _is_in_use(place: Path) -> bool:
 VERSION = "inputs 6"  # raise it when what is stored changes, or how images are decoded or resized
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PixelCache:
     """Model inputs of a list of records, ready to be batched; N counts inputs, not records."""
 
@@ -333,38 +317,30 @@ class PixelCache:
         return any(bool((target_HW == value).any()) for target_HW in self.targets_NHW)
 
     def thinned(self, limit: int) -> "PixelCache":
-        """Keep at most so many inputs, evenly spread over the images; those are copied.
-
-        Half of them hold foreground, where so many do: few of a large image's tiles show a small
-        thing.
-        """
+        """Keep at most so many inputs, copied and spread; half hold foreground, if many do."""
         if len(self) <= limit:
             return self
         holds = np.array([bool((target_HW == 1).any()) for target_HW in self.targets_NHW])
         num_holding = min(int(holds.sum()), max(limit // 2, round(holds.mean() * limit)))
         parts = ((holds, num_holding), (~holds, limit - num_holding))
-        rows = np.array(
-            sorted(row for some, num in parts for row in spread(np.flatnonzero(some).tolist(), num))
-        )
-        end = int(self.record_of_N.max()) + 1
-        whole, kept = (
-            np.bincount(part, minlength=end) for part in (self.record_of_N, self.record_of_N[rows])
-        )
-        return PixelCache(
-            inputs_NHWC=np.array(self.inputs_NHWC[rows]),
-            targets_NHW=np.array(self.targets_NHW[rows]),
-            record_of_N=self.record_of_N[rows],
-            is_partial=bool(((kept > 0) & (kept < whole)).any()),
-        )
+        chosen = [spread(np.flatnonzero(some).tolist(), num) for some, num in parts]
+        rows = np.array(sorted(row for some in chosen for row in some))
+        records_N, end = self.record_of_N[rows], int(self.record_of_N.max()) + 1
+        whole, kept = (np.bincount(one, minlength=end) for one in (self.record_of_N, records_N))
+        is_partial = bool(((kept > 0) & (kept < whole)).any())
+        inputs, targets = (np.array(one[rows]) for one in (self.inputs_NHWC, self.targets_NHW))
+        return PixelCache(inputs, targets, records_N, is_partial=is_partial)
+
+
+class Where(TypedDict, total=False):
+    """The listener of progress, and the folder of all caches, the user's if left out."""
+
+    progress: Progress
+    folder: Path | None
 
 
 def open_cache(
-    records: Sequence[Record],
-    rule: MaskRule,
-    preprocessing: Preprocessing,
-    *,
-    progress: Progress = SILENT,
-    folder: Path | None = None,
+    records: Sequence[Record], rule: MaskRule, preprocessing: Preprocessing, **where: Unpack[Where]
 ) -> PixelCache:
     """Give the inputs of these records, in their order; arguments and errors as `open_store`."""
 
@@ -377,11 +353,6 @@ def open_cache(
         targets = preprocess.prepare_truth(sample.mask_HW, sample.valid_HW, placements)
         return {"inputs": inputs, "targets": targets}
 
-    stored = open_store(
-        *(records, rule, preprocessing, decode), version=VERSION, progress=progress, folder=folder
-    )
-    return PixelCache(
-        inputs_NHWC=stored["inputs"].values,
-        targets_NHW=stored["targets"].values,
-        record_of_N=np.repeat(np.arange(len(records)), stored["inputs"].counts_N),
-    )
+    stored = open_store(*(records, rule, preprocessing, decode), version=VERSION, **where)
+    record_of_N = np.repeat(np.arange(len(records)), stored["inputs"].counts_N)
+    return PixelCache(stored["inputs"].values, stored["targets"].values, record_of_N)

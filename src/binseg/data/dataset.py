@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -61,16 +62,14 @@ def hash_files(paths: Iterable[Path], progress: Progress = SILENT) -> dict[Path,
 
 
 def _hash(path: Path) -> str:
-    try:
+    with suppress(OSError):
         facts = path.stat()
-    except OSError:
-        return sha256_of(path)  # says what is wrong
-    return _hash_of_version(path, facts.st_mtime_ns, facts.st_size)
+        return _hash_of_version(path, facts.st_mtime_ns, facts.st_size)
+    return sha256_of(path)  # says what is wrong
 
 
 @cache
-def _hash_of_version(path: Path, mtime_ns: int, size: int) -> str:
-    del mtime_ns, size
+def _hash_of_version(path: Path, *_: int) -> str:
     return sha256_of(path)
 
 
@@ -88,10 +87,9 @@ class Dataset:
         num_of = Counter(record.id for record in self.records)
         twice = [id_ for id_, num in num_of.items() if num > 1]
         if twice:
+            told = f"{counted(len(twice), 'name stands', 'names stand')} for more than one image"
             raise DataError(
-                f"{self.root}: {counted(len(twice), 'name stands', 'names stand')} for more than "
-                "one image "
-                f"({name_some(twice)}); give each image a name of its own"
+                f"{self.root}: {told} ({name_some(twice)}); give each image a name of its own"
             )
 
     def of_split(self, split: str) -> tuple[Record, ...]:

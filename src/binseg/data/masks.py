@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Integer
 
 from binseg.config.recipe import Border, DataConfig
 from binseg.errors import DataError, ImageError
 from binseg.imageio import ImageInfo, probe, read_cover, read_labels, read_palette
 from binseg.imageio.decoding import ReadAs
 from binseg.progress import SILENT, Progress, track
-from binseg.types import Record
+from binseg.types import Mask, Record
 
 RuleKind = Literal["values", "threshold", "trimap", "polygons"]
 _READ_AS: Mapping[ReadAs, str] = {
@@ -36,33 +36,23 @@ MOST_TOUCHING = 0.2
 TRIMAP = frozenset({1, 2, 3})  # Oxford-IIIT Pet: 1 object, 2 background, 3 border between them
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MaskRule:
-    """Rule by which a mask's values become foreground, background, and pixels that don't count.
-
-    There are `foreground` values, or a `threshold` above which they are; without `background` that
-    is every other value. Values are colours 0xRRGGBB if `colour`; `read_as` tells those of palettes
-    and of transparency. `border` is what the border class of a trimap counts for. For the user to
-    read: `white_is_zero`, if some masks are TIFFs that say so, and `between`, the share of a JPEG
-    mask's pixels that aren't near 0 or 255.
-    """
+    """Rule by which a mask's values become foreground, background, and pixels that don't count."""
 
     kind: RuleKind
     foreground: frozenset[int] | None = None
-    background: frozenset[int] | None = None
+    background: frozenset[int] | None = None  # Every other value where it is None
     ignore: frozenset[int] = frozenset()
-    threshold: int | None = None
-    colour: bool = False
-    border: Border | None = None
+    threshold: int | None = None  # Values above it are foreground
+    colour: bool = False  # True for values that are colours 0xRRGGBB
+    border: Border | None = None  # Class that the border of a trimap counts as
     read_as: ReadAs = "colours"
-    white_is_zero: bool = False
-    between: float | None = None
+    white_is_zero: bool = False  # For people: some masks are TIFFs that say so
+    between: float | None = None  # For people: share of a JPEG's pixels not near 0 or 255
 
-    def apply(self, labels: Labels) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
-        """Read one mask's raw values (H, W), or colours (H, W, 3), as mask_HW and valid_HW.
-
-        Raises ImageError for a value that the rule doesn't know, without the file's name.
-        """
+    def apply(self, labels: Labels) -> tuple[Mask, Mask]:
+        """Read a mask's values or colours as mask_HW and valid_HW; ImageError for a strange one."""
         is_soft = self.threshold is not None
         values_HW = _coloured(labels) if self.colour else _grey(labels, is_soft=is_soft)
         valid_HW = ~np.isin(values_HW, [*self.ignore])
@@ -85,18 +75,17 @@ class MaskRule:
         if self.kind == "polygons":
             return "outlines, filled (a ring inside a ring is a hole)"
         ignored = f", {self._name(self.ignore)} ignored" if self.ignore else ""
+        read_as = _READ_AS.get(self.read_as, "")
         if self.threshold is not None:
             blurred = ""
             if self.between is not None:
                 left = f"{self.between:.2%} of the pixels in between"
                 blurred = f" (JPEG or the like, whose blur leaves {left})"
-            read_as = _READ_AS.get(self.read_as, "")
             return f"values above {self.threshold} are foreground{blurred}{ignored}{read_as}"
         assert self.foreground is not None
         if self.border is not None:
             return f"trimap: 1 foreground, 2 background, 3 (border) counts as {self.border}"
         background = "all else" if self.background is None else self._name(self.background)
-        read_as = _READ_AS.get(self.read_as, "")
         if self.white_is_zero:
             read_as += " (TIFFs whose tag says that white is zero were turned round)"
         named = f"{self._name(self.foreground)} foreground, {background} background"
@@ -120,17 +109,12 @@ def detect_rule(
     *,
     is_trimap: bool = False,
 ) -> MaskRule:
-    """Find out what mask values mean, from the options and from up to 64 masks.
-
-    `is_trimap` tells that the source knows that masks are trimaps. Raises DataError for ambiguous
-    values, naming the option that settles them, and for masks that are all empty.
-    """
+    """Find what mask values mean, by options and up to 64 masks; DataError if ambiguous."""
     masked = [record for record in records if record.mask_path is not None]
     if not masked and any(record.shapes is not None for record in records):
         if config.threshold is not None or config.ignore is not None:
-            raise DataError(
-                "data.threshold and data.ignore are for mask files; this data has outlines"
-            )
+            told = "data.threshold and data.ignore are for mask files"
+            raise DataError(f"{told}; this data has outlines")
         if not any(record.shapes for record in records):
             raise DataError(f"none of the {len(records)} images has an outline: nothing to learn")
         return MaskRule(kind="polygons")
@@ -169,14 +153,10 @@ def _rule_for(
         return MaskRule(kind="values", foreground=chosen, ignore=ignore, colour=found.colour)
     values = found.values - ignore
     if is_trimap or (values == TRIMAP and not found.colour and _lies_between(records)):
-        border = {config.border: frozenset({3})}
-        return MaskRule(
-            kind="trimap",
-            foreground=frozenset({1}) | border.get("foreground", frozenset()),
-            background=frozenset({2}) | border.get("background", frozenset()),
-            ignore=ignore | border.get("ignore", frozenset()),
-            border=config.border,
-        )
+        sides = {"foreground": frozenset({1}), "background": frozenset({2}), "ignore": ignore}
+        sides[config.border] |= {3}
+        foreground, background, ignored = sides.values()
+        return MaskRule("trimap", foreground, background, ignored, border=config.border)
     # Black and white, whose edges JPEG blurred.
     is_dark_to_bright = min(values, default=255) <= NEAR and max(values, default=0) >= 255 - NEAR
     is_blurred = found.lossy and found.between < MOST_BETWEEN and not found.colour
@@ -188,24 +168,16 @@ def _rule_for(
         raise DataError(_ambiguous(found, values))
     if not others:
         return None
-    return MaskRule(
-        kind="values",
-        foreground=others,
-        background=frozenset({0}),
-        ignore=ignore,
-        colour=found.colour,
-    )
+    return MaskRule("values", others, frozenset({0}), ignore, colour=found.colour)
 
 
 def _shows(found: "Scan", rule: MaskRule) -> tuple[bool, bool]:
-    """Tell whether there is any foreground, and any background."""
     values = found.values - rule.ignore
     chosen = rule.foreground or {one for one in values if one > (rule.threshold or 0)}
     return not values.isdisjoint(chosen), not values <= chosen
 
 
 def _ambiguous(found: "Scan", values: frozenset[int]) -> str:
-    """Say what was found and the option that settles it, with an example that fits."""
     names = found.name(values)
     if found.colour and found.lossy:
         return (
@@ -237,13 +209,12 @@ def _ambiguous(found: "Scan", values: frozenset[int]) -> str:
         )
     noun = f"{len(values)} colours ({names})" if found.colour else f"the values {names}"
     usual, odd = _usual_and_odd(found, values)
-    where = ""
+    where = all_above = ""
     if odd is not None:
         num, path = found.holders[odd]
         few = f"{num} masks" if num > 1 else "one mask"
         where = f"; {found.name([odd])} is in {few} only ({path.name}: a slip?)"
     chosen = _flag("foreground", f"[{found.name([usual])}]")
-    all_above = ""
     if not found.colour and 255 in values and usual != 255:
         chosen += f" {_flag('ignore', '[255]')}"
     elif not found.colour and min(values) == 0 and 255 not in values:
@@ -268,7 +239,6 @@ def _usual_and_odd(found: "Scan", values: frozenset[int]) -> tuple[int, int | No
 
 
 def _flag(name: str, value: str) -> str:
-    """Spell an option of the data as the shell takes it."""
     return f"--set 'data.{name}={value}'"
 
 
@@ -279,12 +249,9 @@ def _named(values: Iterable[int], *, colour: bool) -> str:
     return ", ".join(names) or "nothing"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scan:
-    """Values that the scanned masks hold between them: how many hold each, and the first of them.
-
-    They are mixed if none holds both 1 and 255, as where some were saved as 1 bit, some as 8.
-    """
+    """Values in the scanned masks: how many hold each, the first, and what else decides."""
 
     holders: Mapping[int, tuple[int, Path]]
     colour: bool
@@ -306,12 +273,7 @@ class Scan:
 
 
 def _means_indices(records: Sequence[Record], config: DataConfig) -> bool:
-    """Tell whether palette masks mean their indices, as Pascal VOC's do, and not their colours.
-
-    That is so where index 0 is black, every index has one colour of its own in all files, and there
-    are more than two, or they are VOC's very colours. Two-colour masks look the same both ways
-    unless their order differs from file to file.
-    """
+    """Tell whether palettes mean indices: 0 black, one colour each, several or VOC's own."""
     asked = {*(config.foreground or ()), *(config.ignore or ())}
     colour_of = None if max(asked, default=0) > 255 else _colour_of_index(records)
     if colour_of is None or colour_of.get(0, 0) != 0:
@@ -362,7 +324,6 @@ def _voc_colour(index: int) -> int:
 
 
 def _scan(records: Sequence[Record], progress: Progress, read_as: ReadAs) -> Scan:
-    """Look at the values of masks."""
     greys: dict[int, tuple[int, Path]] = {}
     colours: dict[int, tuple[int, Path]] = {}
     infos: list[ImageInfo] = []
@@ -394,32 +355,25 @@ def _scan(records: Sequence[Record], progress: Progress, read_as: ReadAs) -> Sca
     declared = {int(one.nodata) for one in infos if one.nodata and one.nodata.is_integer()}
     if colours:
         colours = {value * GREY: held for value, held in greys.items()} | colours
-    return Scan(
-        holders=colours or greys,
-        colour=bool(colours),
-        lossy=any(one.format in LOSSY for one in infos) and len(colours or greys) > 3,
-        is_mixed=is_mixed,
-        has_palette=any(one.mode in {"P", "PA", "PALETTE"} for one in infos),
-        white_is_zero=any(one.mode == "MINISWHITE" for one in infos),
-        between=num_between / max(1, num_pixels),
-        no_data=frozenset(declared if not colours and len(greys.keys() - declared) > 1 else ()),
-    )
+    modes = {one.mode for one in infos}
+    lossy = any(one.format in LOSSY for one in infos) and len(colours or greys) > 3
+    kinds = (not modes.isdisjoint({"P", "PA", "PALETTE"}), "MINISWHITE" in modes)
+    no_data = frozenset(declared if not colours and len(greys.keys() - declared) > 1 else ())
+    seen = (bool(colours), lossy, is_mixed, *kinds, num_between / max(1, num_pixels), no_data)
+    return Scan(colours or greys, *seen)
 
 
 def _lies_between(records: Sequence[Record]) -> bool:
     """Tell whether 3 parts 1 from 2, as the border of a trimap does."""
     parted = touching = 0
     for record in records[:: max(1, len(records) // 8)]:
-        try:
-            labels_HW = _grey(
-                read_labels(record.mask_paths[0], page=record.page, read_as="indices")
-            )
-        except ImageError:
-            continue  # the scan named it
-        for lines in (labels_HW, labels_HW.T):
-            low, high = np.minimum(lines[1:], lines[:-1]), np.maximum(lines[1:], lines[:-1])
-            touching += int(((low == 1) & (high == 2)).sum())
-            parted += int(((high == 3) & (low < 3)).sum())
+        with contextlib.suppress(ImageError):  # the scan named it
+            labels = read_labels(record.mask_paths[0], page=record.page, read_as="indices")
+            labels_HW = _grey(labels)
+            for lines in (labels_HW, labels_HW.T):
+                low, high = np.minimum(lines[1:], lines[:-1]), np.maximum(lines[1:], lines[:-1])
+                touching += int(((low == 1) & (high == 2)).sum())
+                parted += int(((high == 3) & (low < 3)).sum())
     return touching < MOST_TOUCHING * parted
 
 
@@ -430,10 +384,8 @@ def _is_colour(labels: Labels, *, is_soft: bool = False) -> bool:
 def _grey(labels: Labels, *, is_soft: bool = False) -> Integer[np.ndarray, "H W"]:
     """Give the numbers of a grey mask; an `ImageError` says that it has colours."""
     if _is_colour(labels, is_soft=is_soft):
-        raise ImageError(
-            "the mask is in colour, but the dataset's masks were read as grey; "
-            "save it like the others"
-        )
+        told = "the mask is in colour, but the dataset's masks were read as grey"
+        raise ImageError(f"{told}; save it like the others")
     return labels if labels.ndim == 2 else labels[..., 0]
 
 
@@ -444,7 +396,6 @@ def _coloured(labels: Labels) -> Integer[np.ndarray, "H W"]:
 
 
 def _values_of(values: Integer[np.ndarray, "..."]) -> set[int]:
-    """Give the values that are there."""
     if values.dtype == np.uint8:  # counting is ten times faster than sorting
         return set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
     return set(np.unique(values).tolist())

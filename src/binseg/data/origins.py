@@ -57,10 +57,7 @@ with many images are more likely classes, of which each split needs some."""
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Position of a patch: its source, and the numbers in its name.
-
-    A bare name only holds two numbers; whether they are coordinates, its fellows must show.
-    """
+    """Position of a patch; of a bare name its fellows must show whether it holds coordinates."""
 
     source: str
     at: tuple[int, ...]
@@ -114,12 +111,7 @@ def _have_step(away_NP: np.ndarray) -> bool:
 def with_groups(
     records: Sequence[Record], config: DataConfig
 ) -> tuple[tuple[Record, ...], str | None]:
-    """Group the images of one source, where their names tell it and nobody has grouped them.
-
-    Only those are grouped that `config.split` deals anew, `config.page_group` consecutive images
-    where there are few sources; with them comes a sentence where something was, or might have to
-    be, grouped.
-    """
+    """Group images of one source that are dealt anew, where names tell and nobody did; say it."""
     if config.group == "none":
         return tuple(records), None
     rows = dealt_anew(records, config.split.method)
@@ -128,17 +120,15 @@ def with_groups(
         if len(members) < 2:
             why = "the images don't lie in several folders" if rows else "their split is given"
             return tuple(records), f"data.group: folder changes nothing: {why}"
-        return _grouped(records, _by_member(members)), (
-            f"each of {len(members)} folders ({name_some(sorted(members))}) stays in one split"
-        )
+        told = f"each of {len(members)} folders ({name_some(sorted(members))}) stays in one split"
+        return _grouped(records, _by_member(members)), told
     if any(record.group is not None or record.page is not None for record in records):
         return tuple(records), None
     if copies := by_copy(records, rows):
-        num = counted(len(set(copies.values())), "photo", "photos")
-        return _grouped(records, copies), (
-            f"{len(copies)} images are copies of {num} by their names "
-            f"({name_some(sorted(set(copies.values())))}), which stay in one split each"
-        )
+        photos = sorted(set(copies.values()))
+        told = f"{len(copies)} images are copies of {counted(len(photos), 'photo', 'photos')}"
+        some = f"by their names ({name_some(photos)}), which stay in one split each"
+        return _grouped(records, copies), f"{told} {some}"
     sizes = [len(rows) for rows in members.values()]
     are_patients = len(sizes) >= LEAST_FOLDERS and 2 <= np.median(sizes) <= MOST_IN_FOLDER
     of_patients = _by_member(members) if are_patients else {}
@@ -147,11 +137,9 @@ def with_groups(
         groups = set(group_of.values())
         if 2 <= len(groups) < len(group_of):
             parts = counted(len(groups), "source or part of one", "sources or parts of one")
-            return _grouped(records, group_of), (
-                f"{len(group_of)} images come from {parts} by their names "
-                f"({name_some(sorted(groups))}), which stay in one split each; "
-                "data.group: none deals images singly"
-            )
+            told = f"{len(group_of)} images come from {parts} by their names"
+            way_on = "which stay in one split each; data.group: none deals images singly"
+            return _grouped(records, group_of), f"{told} ({name_some(sorted(groups))}), {way_on}"
     # That folders are torn is right for classes alone.
     sizes = [size for size in sizes if size > 1]
     return tuple(records), None if len(sizes) < 2 else (
@@ -174,10 +162,8 @@ def dealt_anew(records: Sequence[Record], method: str) -> list[int]:
 
 
 def _grouped(records: Sequence[Record], group_of: Mapping[int, str]) -> tuple[Record, ...]:
-    return tuple(
-        replace(record, group=group_of[row]) if row in group_of else record
-        for row, record in enumerate(records)
-    )
+    numbered = enumerate(records)
+    return tuple(replace(one, group=group_of.get(row, one.group)) for row, one in numbered)
 
 
 def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> dict[int, str]:
@@ -192,34 +178,23 @@ def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> 
     few = [at_NP for (_, bare, _), at_NP in at_NP_of.items() if bare and len(at_NP) < _LEAST_PLACES]
     away_NP = np.concatenate([_from_smallest(at_NP) for at_NP in few] or [np.zeros((0, 2), int)])
     are_few_grids = int(away_NP.any(axis=1).sum()) >= _LEAST_PLACES and _have_step(away_NP)
-    sources = {
-        (source, num): placed
-        for (source, bare, num), placed in members.items()
-        if not bare
-        or is_grid(at_NP_of[source, bare, num])
-        or (are_few_grids and len(placed) < _LEAST_PLACES)
-    }
+    sources = [
+        (key[0], placed)
+        for key, placed in members.items()
+        if not key[1] or is_grid(at_NP_of[key]) or (are_few_grids and len(placed) < _LEAST_PLACES)
+    ]
     if len(sources) >= FEW_SOURCES:
-        return {row: source for (source, _), placed in sources.items() for row, _ in placed}
-    return {
-        row: f"{source} {part}"
-        for (source, _), placed in sources.items()
-        for row, part in _parts(placed, in_block).items()
-    }
+        return {row: source for source, placed in sources for row, _ in placed}
+    parted = [(source, _parts(placed, in_block)) for source, placed in sources]
+    return {row: f"{source} {part}" for source, parts in parted for row, part in parts.items()}
 
 
 def by_case(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
-    """Group the images of a case (patient, video), where most names are a case and a number in it.
-
-    A case has a number of its own: `Abyssinian_12` is of a breed, and 2007_000032 of a year.
-    """
+    """Group images of a case, which has a number of its own, where most names have one more."""
     names = {row: _within_split(records[row].id) for row in rows}
     matches = {row: match for row, name in names.items() if (match := _CASE.match(name))}
-    cases = {
-        row: match["source"]
-        for row, match in matches.items()
-        if re.search(r"\d", match["source"].rpartition("/")[2])
-    }
+    sources = {row: match["source"] for row, match in matches.items()}
+    cases = {row: one for row, one in sources.items() if re.search(r"\d", one.rpartition("/")[2])}
     sizes = [*Counter(cases.values()).values()]
     are_cases = len(sizes) >= FEW_SOURCES and np.median(sizes) >= 2
     return cases if are_cases and len(cases) >= _MOST_NAMED * len(rows) else {}
@@ -249,7 +224,6 @@ def _parts(placed: Sequence[tuple[int, tuple[int, ...]]], in_block: int) -> dict
 
 
 def _folders(records: Sequence[Record], rows: Sequence[int]) -> dict[str, list[int]]:
-    """The records of each folder, those outside any left out."""
     members: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         if folder := _within_split(records[row].id).rpartition("/")[0]:

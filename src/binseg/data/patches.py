@@ -8,19 +8,19 @@ decided by (seed, epoch) alone.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Unpack
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64, UInt, UInt8
+from jaxtyping import Int, Int64, UInt, UInt8
 from scipy import ndimage
 
 from binseg.config.recipe import PatchConfig, Recipe
-from binseg.data.cache import PixelCache, open_cache, open_store
+from binseg.data.cache import PixelCache, Where, open_cache, open_store
 from binseg.data.masks import MaskRule
-from binseg.progress import SILENT, Progress
+from binseg.progress import SILENT
 from binseg.transforms import preprocess
 from binseg.transforms.geometry import cut, resize_mask
-from binseg.types import IGNORE, Box, Preprocessing, Record, Sample
+from binseg.types import IGNORE, Box, Mask, Preprocessing, Record, Sample
 
 VERSION = "images 5"  # raise it when what is stored changes, or how images are decoded or resized
 SEEDS_OF_ALL = 1 << 22  # known places of each class in all images together: 32 MB
@@ -37,7 +37,7 @@ NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
 """Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Seeds:
     """Some pixels of one class (row * width + column): image i has those of starts[i:i + 2]."""
 
@@ -50,13 +50,9 @@ class Seeds:
         return np.diff(self.starts_N1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ImageCache:
-    """Whole images of a list of records, each of its own size, one behind the other.
-
-    Pixels are channels x height x width, as networks and resampling want them. Labels are 0
-    background, 1 foreground or `IGNORE`; `share` is foreground among the pixels that count.
-    """
+    """Whole images (C x H x W) and targets (0, 1, `IGNORE`), one behind the other."""
 
     pixels: UInt[np.ndarray, "P"]
     labels: UInt8[np.ndarray, "Q"]
@@ -114,10 +110,7 @@ class WholeImages:
     def patches(
         self, places_B3: Int[np.ndarray, "B 3"], *, size: int
     ) -> tuple[UInt[np.ndarray, "B C size size"], UInt8[np.ndarray, "B size size"]]:
-        """Cut square patches of `size` pixels a side, mirrored past the edges of their images.
-
-        A place is an image, and the first row and column in it; below 0 is past the edge.
-        """
+        """Cut squares at places (image, first row and column), mirrored past the edges."""
         num, channels = len(places_B3), self._inputs[0].shape[0]
         inputs_BCHW = np.empty((num, channels, size, size), self._inputs[0].dtype)
         targets_B1HW = np.empty((num, 1, size, size), np.uint8)
@@ -143,11 +136,9 @@ def _cut_into(
         box = Box(top=top, left=left, height=size, width=size)
         out_CHW[:] = cut(planes_CHW.transpose(1, 2, 0), box).transpose(2, 0, 1)
         return
-    inside = planes_CHW[
-        :, top + above : top + above + rows, left + before : left + before + columns
-    ]
     bottom, right = size - below, size - behind
-    out_CHW[:, above:bottom, before:right] = inside
+    inside_CHW = planes_CHW[:, max(0, top) :, max(0, left) :][:, :rows, :columns]
+    out_CHW[:, above:bottom, before:right] = inside_CHW
     middle = out_CHW[:, above:bottom]
     middle[:, :, :before] = middle[:, :, before : 2 * before][:, :, ::-1]
     middle[:, :, right:] = middle[:, :, right - behind : right][:, :, ::-1]
@@ -156,12 +147,7 @@ def _cut_into(
 
 
 def open_images(
-    records: Sequence[Record],
-    rule: MaskRule,
-    preprocessing: Preprocessing,
-    *,
-    progress: Progress = SILENT,
-    folder: Path | None = None,
+    records: Sequence[Record], rule: MaskRule, preprocessing: Preprocessing, **where: Unpack[Where]
 ) -> ImageCache:
     """Give the whole images of these records; arguments and errors are those of `open_store`."""
     limit = max(16, min(SEEDS_OF_ONE, SEEDS_OF_ALL // max(1, len(records))))
@@ -183,44 +169,25 @@ def open_images(
             "background": _some_places(target_HW == 0, limit, random),
         }
 
-    stored = open_store(
-        *(records, rule, preprocessing, decode),
-        version=VERSION,
-        progress=progress,
-        folder=folder,
-    )
+    stored = open_store(*(records, rule, preprocessing, decode), version=VERSION, **where)
     facts_N4 = stored["facts"].values
     num_background, num_foreground = facts_N4[:, 2:].sum(axis=0).tolist()
     foreground, background = (
-        Seeds(
-            places_K=np.array(stored[name].values),
-            starts_N1=np.concatenate([[0], np.cumsum(stored[name].counts_N)]),
-        )
-        for name in ("foreground", "background")
+        Seeds(np.array(values), np.concatenate([[0], np.cumsum(counts_N)]))
+        for values, counts_N in (stored["foreground"], stored["background"])
     )
-    return ImageCache(
-        pixels=stored["inputs"].values,
-        labels=stored["targets"].values,
-        sizes_N2=np.array(facts_N4[:, :2]),
-        channels=preprocessing.channels,
-        foreground=foreground,
-        background=background,
-        share=num_foreground / max(1, num_background + num_foreground),
-    )
+    arrays = (stored["inputs"].values, stored["targets"].values, np.array(facts_N4[:, :2]))
+    share = num_foreground / max(1, num_background + num_foreground)
+    return ImageCache(*arrays, preprocessing.channels, foreground, background, share)
 
 
 def _some_places(
-    chosen_HW: Bool[np.ndarray, "H W"], limit: int, random: np.random.Generator
+    chosen_HW: Mask, limit: int, random: np.random.Generator
 ) -> Int64[np.ndarray, "K"]:
-    """Sample pixels where `chosen_HW` is true, as row * width + column.
-
-    Half of them are sampled object by object, so that a small one beside large ones is seen too.
-    What fills most of an image isn't listed: there any pixel will do.
-    """
+    """Sample chosen pixels, half of them object by object; none where most are chosen."""
     if np.count_nonzero(chosen_HW) > max(limit, chosen_HW.size // 2):
         tried = random.integers(0, chosen_HW.size, 8 * limit)
-        found: np.ndarray = tried[chosen_HW.ravel()[tried]][:limit]
-        return found
+        return np.asarray(tried[chosen_HW.ravel()[tried]][:limit])
     places = np.flatnonzero(chosen_HW)
     if len(places) <= limit:
         return places.astype(np.int64)
@@ -253,30 +220,17 @@ def patches_per_epoch(
 
 def _shares(sizes_N2: Int64[np.ndarray, "N 2"], size: int) -> np.ndarray:
     """Count the patches that cover each image; a small image takes a whole one."""
-    shares_N: np.ndarray = np.maximum(sizes_N2.astype(np.float64) / size, 1.0).prod(axis=1)
-    return shares_N
+    return np.asarray(np.maximum(sizes_N2.astype(np.float64) / size, 1.0).prod(axis=1))
 
 
 def sample_places(
-    cache: ImageCache,
-    *,
-    size: int,
-    num: int,
-    foreground: float,
-    seed: int,
-    epoch: int,
+    cache: ImageCache, *, size: int, num: int, foreground: float, seed: int, epoch: int
 ) -> Int64[np.ndarray, "num 3"]:
-    """Sample the patches of an epoch, in their order: image, first row and first column.
-
-    Each image gets patches by the square root of its area, to within one: a large image has more to
-    show than a small one, but not in proportion, and scores weigh images alike. `foreground` is the
-    share of patches laid around a pixel of the rarer class, where there is one.
-    """
+    """Sample an epoch's patches by (seed, epoch): image, first row, first column, in order."""
     random = np.random.default_rng((seed, epoch))
     ends = np.cumsum(np.sqrt(_shares(cache.sizes_N2, size)))
     evenly = (np.arange(num) + random.random()) / num * ends[-1]
-    images = np.searchsorted(ends, evenly, side="right").clip(max=len(ends) - 1)
-    images = random.permutation(images)
+    images = random.permutation(np.searchsorted(ends, evenly, side="right").clip(max=len(ends) - 1))
     sizes_n2 = cache.sizes_N2[images]
     margin = PAST_EDGE * size
     starts_n2 = np.empty((num, 2), np.int64)
@@ -314,21 +268,16 @@ def _inside(
 
 
 def open_training_pixels(
-    records: Sequence[Record],
-    rule: MaskRule,
-    recipe: Recipe,
-    *,
-    progress: Progress = SILENT,
-    folder: Path | None = None,
+    records: Sequence[Record], rule: MaskRule, recipe: Recipe, **where: Unpack[Where]
 ) -> PixelCache | ImageCache:
     """Give whole images where the recipe trains on patches, else its inputs; as `open_store`."""
     preprocessing = recipe.preprocessing().as_trained()
     open_pixels = open_images if recipe.draws_patches else open_cache
-    cache = open_pixels(records, rule, preprocessing, progress=progress, folder=folder)
+    cache = open_pixels(records, rule, preprocessing, **where)
     pixels = cache.pixels if isinstance(cache, ImageCache) else cache.inputs_NHWC
     some = pixels[:: max(1, len(pixels) // (NUM_PIXELS if pixels.ndim == 1 else NUM_INPUTS))]
     if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS * preprocessing.top / 255:
-        progress.say(
+        where.get("progress", SILENT).say(
             f"the network sees {int(some.max()) + 1} of 256 grey levels: the images use little of "
             "their type's range; input.intensity=percentile stretches each image"
         )
@@ -336,13 +285,8 @@ def open_training_pixels(
 
 
 def open_validation_pixels(
-    records: Sequence[Record],
-    rule: MaskRule,
-    recipe: Recipe,
-    *,
-    progress: Progress = SILENT,
-    folder: Path | None = None,
+    records: Sequence[Record], rule: MaskRule, recipe: Recipe, **where: Unpack[Where]
 ) -> PixelCache:
     """Give the inputs that choose the best epoch; tiles touch, since overlaps would count twice."""
     preprocessing = replace(recipe.preprocessing().as_trained(), overlap=0.0)
-    return open_cache(records, rule, preprocessing, progress=progress, folder=folder)
+    return open_cache(records, rule, preprocessing, **where)

@@ -13,10 +13,18 @@ from PIL import Image, ImageDraw
 from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
-from binseg.imageio import probe, read_cover, read_image, read_labels, read_pixels, read_reduced
+from binseg.imageio import (
+    ImageInfo,
+    probe,
+    read_cover,
+    read_image,
+    read_labels,
+    read_pixels,
+    read_reduced,
+)
 from binseg.imageio.decoding import both_valid, missing_in, swaps_sides, turn, without
 from binseg.transforms.preprocess import reduction
-from binseg.types import Preprocessing, Record, Sample, Shape
+from binseg.types import Mask, Preprocessing, Record, Sample, Shape
 
 NUM_LOOKED, NUM_DECODED = 64, 16
 """Masks, and images, that are looked at to tell of all."""
@@ -32,12 +40,7 @@ WHOLE_BORDER, BARE_BORDER = 0.95, 0.2
 
 
 def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = None) -> Sample:
-    """Read one record's image and truth at their own size, mask values by the rule.
-
-    The image comes reduced as a model of a `shape` takes it (`read_reduced`). Raises ImageError,
-    naming the file, for one that can't be read, a mask of another size than its image, or a mask
-    value that the rule doesn't know.
-    """
+    """Read an image, reduced for a `shape`, and its truth by the rule; ImageError with the file."""
     if shape is not None and record.nodata is None and not record.further_images:
         image_HWC, data_HW, (height, width) = read_reduced(
             record.image_path, partial(reduction, preprocessing=shape), page=record.page
@@ -48,9 +51,8 @@ def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = No
     for path in record.further_images:
         channel_HWC, also_HW = read_pixels(path, page=record.page)
         if channel_HWC.shape[:2] != (height, width):
-            raise ImageError(
-                f"{path}: {sizes_differ(record, channel_HWC.shape[:2], (height, width))}"
-            )
+            told = sizes_differ(record, channel_HWC.shape[:2], (height, width))
+            raise ImageError(f"{path}: {told}")
         image_HWC = np.concatenate([image_HWC, channel_HWC], axis=2)
         data_HW = both_valid(data_HW, also_HW)
     if record.nodata is not None:
@@ -60,21 +62,15 @@ def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = No
     if record.shapes is not None:
         mask_HW, valid_HW = fill_outlines(record, (height, width))
     elif record.mask_path is not None:
-        mask_HW, valid_HW = (
-            in_pose(one, (height, width), record) for one in read_mask(record, rule)
-        )
+        masks = read_mask(record, rule)
+        mask_HW, valid_HW = (in_pose(one, (height, width), record) for one in masks)
         if mask_HW.shape != (height, width):
             sizes = sizes_differ(record, mask_HW.shape, (height, width))
             raise ImageError(f"{_shown(record.mask_path, record)}: {sizes}")
     if data_HW is not None:
         valid_HW = valid_HW & data_HW
-    return Sample(
-        id=record.id,
-        image_HWC=image_HWC,
-        mask_HW=mask_HW,
-        valid_HW=valid_HW,
-        is_reduced=image_HWC.shape[:2] != (height, width),
-    )
+    is_reduced = image_HWC.shape[:2] != (height, width)
+    return Sample(record.id, image_HWC, mask_HW, valid_HW, is_reduced=is_reduced)
 
 
 def _shown(path: Path, record: Record) -> str:
@@ -90,24 +86,17 @@ def fill_shapes(
     return mask_HW, mask_HW | ~apart_HW
 
 
-def fill_outlines(
-    record: Record, size: tuple[int, int]
-) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+def fill_outlines(record: Record, size: tuple[int, int]) -> tuple[Mask, Mask]:
     """Fill a record's outlines as `fill_shapes`, for its image of a height and width as seen."""
-    stored = size
-    if record.mask_as_stored and swaps_sides(probe(record.image_path).orientation):
-        stored = size[1], size[0]
-    mask_HW, valid_HW = fill_shapes(record.shapes or (), *stored)
+    is_lying = record.mask_as_stored and swaps_sides(probe(record.image_path).orientation)
+    mask_HW, valid_HW = fill_shapes(record.shapes or (), *(size[::-1] if is_lying else size))
     return in_pose(mask_HW, size, record), in_pose(valid_HW, size, record)
 
 
 def in_pose(
     mask: Shaped[np.ndarray, "h w ..."], size: tuple[int, ...], record: Record
 ) -> Shaped[np.ndarray, "H W ..."]:
-    """Turn a mask as its image's EXIF asks, where it was made from the pixels as they are stored.
-
-    A turn by 90 degrees shows by the sides; of others the record knows.
-    """
+    """Turn a mask as its image's EXIF asks, where sides or record say that it is as stored."""
     if mask.shape[:2] == size and not record.mask_as_stored:
         return mask
     orientation = probe(record.image_path).orientation
@@ -119,11 +108,7 @@ def in_pose(
 def find_stored_poses(
     records: Sequence[Record], rule: MaskRule
 ) -> tuple[tuple[Record, ...], str | None]:
-    """Mark masks that were made from the pixels as stored of images that EXIF turns, and say so.
-
-    Sides tell a quarter turn; of up to 64 others the outlines are laid over the image's edges in
-    both poses, and what most of them say holds for all.
-    """
+    """Mark masks made before EXIF turned their images, by sides or most outlines, and say so."""
     alone = [row for row, one in enumerate(records) if _is_turned_alone(one)]
     if not alone:
         return tuple(records), None
@@ -150,10 +135,9 @@ def agreed(votes: Sequence[bool | None]) -> tuple[bool | None, int]:
 
 def _is_turned_alone(record: Record) -> bool:
     """Tell whether EXIF turns the image, and not its mask; pages of stacks are left out."""
-    if (record.mask_path is None and record.shapes is None) or record.page is not None:
-        return False
+    has_truth = record.mask_path is not None or record.shapes is not None
     with contextlib.suppress(ImageError):  # reading the sample will name it
-        if probe(record.image_path).turned:
+        if has_truth and record.page is None and probe(record.image_path).turned:
             return not any(probe(path).turned for path in record.mask_paths)
     return False
 
@@ -179,9 +163,7 @@ def _is_as_stored(record: Record, rule: MaskRule) -> bool | None:
 
 
 def fits_second(
-    image_HWC: Shaped[np.ndarray, "H W C"],
-    first_HW: Bool[np.ndarray, "H W"],
-    second_HW: Bool[np.ndarray, "H W"],
+    image_HWC: Shaped[np.ndarray, "H W C"], first_HW: Mask, second_HW: Mask
 ) -> bool | None:
     """Tell which of two masks has the image's edges under its outline; None if both alike."""
     from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter  # slow to import
@@ -195,9 +177,7 @@ def fits_second(
     return None if max(first, second) <= CLEARLY * min(first, second) else second > first
 
 
-def read_mask(
-    record: Record, rule: MaskRule
-) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+def read_mask(record: Record, rule: MaskRule) -> tuple[Mask, Mask]:
     """Read a record's mask files as mask_HW and valid_HW, at their own size; raises as above."""
     mask_HW = valid_HW = None
     for path in record.mask_paths:
@@ -219,11 +199,10 @@ def read_mask(
 
 def notes_on_images(records: Sequence[Record]) -> list[str]:
     """Say (of up to 64 images) which pixels are no data, and which channels are called amiss."""
-    infos = []
+    infos, notes = list[ImageInfo](), list[str]()
     for record in spread(records, NUM_LOOKED):
         with contextlib.suppress(ImageError):  # reading the samples will name it
             infos.append(probe(record.image_path))
-    notes = []
     if values := sorted({one.nodata for one in infos if one.nodata is not None}):
         told = ", ".join(f"{value:g}" for value in values)
         notes.append(f"pixels of the value {told} are no data by the files' tag, and don't count")
@@ -256,11 +235,7 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
 
 
 def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
-    """Say that masks look inverted: foreground that is most of an image and of its border.
-
-    Up to 64 masks are looked at. A few that differ so from the rest were made in another way; if
-    all are so, the rule may be the wrong way round.
-    """
+    """Say that of up to 64 masks a few, or all, look inverted: most of image and border."""
     odd: list[str] = []
     borders: list[float] = []
     for record in spread([one for one in records if one.mask_path is not None], NUM_LOOKED):
@@ -289,10 +264,8 @@ def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
 
 def sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
     """Say in what a mask's height and width differ from its image's, and what may be the cause."""
-    text = (
-        f"the mask is {of_mask[0]}x{of_mask[1]} (height x width), but its "
-        f"image {record.image_path.name} is {of_image[0]}x{of_image[1]}"
-    )
+    text = f"the mask is {of_mask[0]}x{of_mask[1]} (height x width), but its image "
+    text += f"{record.image_path.name} is {of_image[0]}x{of_image[1]}"
     if of_mask == of_image[::-1]:
         # Cameras store a turned image with an EXIF note; drawing tools often drop that note.
         return f"{text}; one of them is turned: does only one carry an EXIF orientation?"
@@ -312,8 +285,13 @@ def rasterise(shapes: Iterable[Shape], height: int, width: int) -> Bool[np.ndarr
     """
     mask_HW = np.zeros((height, width), dtype=bool)
     for shape in shapes:
-        if shape.closed:
-            _fill_closed(mask_HW, shape)
+        if shape.closed:  # with the pixels under its outline, as OpenCV and Pillow fill contours
+            image = Image.new("1", (width, height))
+            ImageDraw.Draw(image).polygon([*shape.rings[0]], fill=1, outline=1)
+            filled_HW = np.array(image)
+            for hole in shape.rings[1:]:
+                filled_HW &= ~rasterise([Shape(rings=(hole,))], height, width)
+            mask_HW |= filled_HW
             continue
         corners = [np.asarray(ring, np.float64) for ring in shape.rings if len(ring) >= 3]
         if edges := [np.hstack([one, np.roll(one, -1, axis=0)]) for one in corners]:
@@ -321,18 +299,7 @@ def rasterise(shapes: Iterable[Shape], height: int, width: int) -> Bool[np.ndarr
     return mask_HW
 
 
-def _fill_closed(mask_HW: Bool[np.ndarray, "H W"], shape: Shape) -> None:
-    """Add a shape with the pixels under its outline, as OpenCV and Pillow fill contours."""
-    height, width = mask_HW.shape
-    image = Image.new("1", (width, height))
-    ImageDraw.Draw(image).polygon([*shape.rings[0]], fill=1, outline=1)
-    filled_HW = np.array(image)
-    for hole in shape.rings[1:]:
-        filled_HW &= ~rasterise([Shape(rings=(hole,))], height, width)
-    mask_HW |= filled_HW
-
-
-def _fill(mask_HW: Bool[np.ndarray, "H W"], edges_E4: Float[np.ndarray, "E 4"]) -> None:
+def _fill(mask_HW: Mask, edges_E4: Float[np.ndarray, "E 4"]) -> None:
     """Add one shape: toggle where an edge crosses a row of centres; odd running sums are inside."""
     height, width = mask_HW.shape
     # Half-open in y: a corner that lies exactly on a row of centres is crossed once, not twice.
@@ -348,7 +315,9 @@ def _fill(mask_HW: Bool[np.ndarray, "H W"], edges_E4: Float[np.ndarray, "E 4"]) 
     size = bottom - top, right - left + 1
     toggles = np.zeros(size[0] * size[1], np.uint8)  # only whether their sum is odd counts
     # Part by part: a million edges across many rows would fill the memory.
-    for part in np.split(np.arange(len(first)), _parts_of(num_rows)):
+    whole = np.cumsum(num_rows)
+    ends_of_parts = np.searchsorted(whole, np.arange(_ROWS_AT_ONCE, whole[-1], _ROWS_AT_ONCE))
+    for part in np.split(np.arange(len(first)), ends_of_parts):
         edge = np.repeat(part, num_rows[part])
         starts = np.repeat(np.cumsum(num_rows[part]) - num_rows[part], num_rows[part])
         rows = first[edge] + np.arange(len(edge)) - starts
@@ -359,9 +328,3 @@ def _fill(mask_HW: Bool[np.ndarray, "H W"], edges_E4: Float[np.ndarray, "E 4"]) 
         toggles ^= (np.bincount(where, minlength=len(toggles)) & 1).astype(np.uint8)
     inside = np.cumsum(toggles.reshape(size), axis=1, dtype=np.uint8) & 1
     mask_HW[top:bottom, left:right] |= inside[:, :-1].astype(bool)
-
-
-def _parts_of(num_rows: Shaped[np.ndarray, "E"]) -> Shaped[np.ndarray, "P"]:
-    """Cut edges where as many rows have come together as are worked on at once."""
-    whole = np.cumsum(num_rows)
-    return np.searchsorted(whole, np.arange(_ROWS_AT_ONCE, whole[-1], _ROWS_AT_ONCE))

@@ -23,10 +23,10 @@ from binseg.types import Record, Split
 
 _OTHER_NAMES: Mapping[str, Split] = {
     "training": "train",
+    "testing": "test",
     "valid": "val",
     "validation": "val",
     "dev": "val",
-    "testing": "test",
 }
 _LEFT_OUT = "none"  # word in a split file for an image in no split
 
@@ -42,11 +42,7 @@ def parse_split(name: str) -> Split | None:
 
 
 def assign_splits(dataset: Dataset, config: SplitConfig) -> Dataset:
-    """Give every record a split, with a note that says how; their order changes nothing.
-
-    Pages in the gap between two splits have none. Raises DataError for a group in two splits,
-    records without a split, too few groups, or a gap that leaves nothing.
-    """
+    """Give every record a split (none in a gap), whatever their order, and say how; DataError."""
     has_own = any(record.split is not None for record in dataset.records)
     method = config.method
     if method == "auto":
@@ -89,9 +85,9 @@ def write_split(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "split", "group", "content"])
-    for record in sorted(dataset.records, key=lambda r: r.id):
-        split = record.split or _LEFT_OUT
-        writer.writerow([record.id, split, record.group or "", content_of.get(record.id, "")])
+    for one in sorted(dataset.records, key=lambda r: r.id):
+        content = content_of.get(one.id, "")
+        writer.writerow([one.id, one.split or _LEFT_OUT, one.group or "", content])
     write_text(path, text.getvalue())
 
 
@@ -147,15 +143,13 @@ def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], 
     records = dataset.records
     missing = [record.id for record in records if record.split is None]
     if len(missing) == len(records):
-        raise DataError(
-            f"{dataset.root}: the data has no split of its own; use data.split.method: ratio, "
-            "kfold or file"
-        )
+        told = "the data has no split of its own; use data.split.method: ratio, kfold or file"
+        raise DataError(f"{dataset.root}: {told}")
     if missing:
         raise DataError(
-            f"{dataset.root}: {counted(len(missing), 'image has', 'images have')} no split "
-            f"while others have one "
-            f"({name_some(missing)}); give each one, or use data.split.method: ratio"
+            f"{dataset.root}: {counted(len(missing), 'image has', 'images have')} no split while "
+            f"others have one ({name_some(missing)}); give each one, or use data.split.method: "
+            "ratio"
         )
     split_of = {record.id: record.split for record in records if record.split is not None}
     note = "split as the data has it"
@@ -173,15 +167,11 @@ def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], 
 def _from_file(dataset: Dataset, path: Path) -> tuple[dict[str, Split | None], str]:
     split_of = read_split(path)
     ids = {record.id for record in dataset.records}
-    missing = sorted(ids - split_of.keys())
-    if missing:
-        raise DataError(
-            f"{path}: has no line for {len(missing)} of {len(ids)} images of {dataset.root} "
-            f"({name_some(missing)}); is it the split of this data?"
-        )
-    strange = sorted(split_of.keys() - ids)
+    if missing := sorted(ids - split_of.keys()):
+        told = f"has no line for {len(missing)} of {len(ids)} images of {dataset.root}"
+        raise DataError(f"{path}: {told} ({name_some(missing)}); is it the split of this data?")
     note = f"split from {path}"
-    if strange:
+    if strange := sorted(split_of.keys() - ids):
         note += f" ({len(strange)} of its ids are not in the data: {name_some(strange)})"
     return split_of, note
 
@@ -190,13 +180,11 @@ def _by_fold(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], s
     free = [record for record in dataset.records if record.split != "test"]
     members = _groups(free, seed=config.seed)
     if len(members) < config.folds:
-        raise DataError(
-            f"{dataset.root}: {len(members)} groups of images can't make {config.folds} folds; "
-            "use a smaller data.split.folds"
-        )
-    goals = [len(free) / config.folds] * config.folds
+        told = f"{len(members)} groups of images can't make {config.folds} folds"
+        raise DataError(f"{dataset.root}: {told}; use a smaller data.split.folds")
+    dealt = _deal(members, [len(free) / config.folds] * config.folds)
     split_of: dict[str, Split] = {record.id: "test" for record in dataset.records}
-    for group, fold in zip(members, _deal(members, goals), strict=True):
+    for group, fold in zip(members, dealt, strict=True):
         split_of |= {record.id: "val" if fold == config.fold else "train" for record in group}
     note = f"split by fold {config.fold} of {config.folds}, seed {config.seed}"
     kept = "; the data's own test is kept" if len(free) < len(dataset.records) else ""
@@ -234,10 +222,8 @@ def _by_block(records: Sequence[Record], shares: tuple[float, float, float]) -> 
         members.setdefault(_group(record), []).append(record)
     names = [name for name, share in zip(SPLITS, shares, strict=True) if share > 0]
     if len(members) < len(names):
-        raise DataError(
-            f"{len(members)} groups of images can't be split into {', '.join(names)}; groups "
-            "stay whole: lower data.page_group"
-        )
+        told = f"{len(members)} groups of images can't be split into {', '.join(names)}"
+        raise DataError(f"{told}; groups stay whole: lower data.page_group")
     ends = np.cumsum([share for share in shares if share > 0]) * len(records)
     split_of: dict[str, Split] = {}
     place = num_here = num_before = 0
@@ -261,10 +247,8 @@ def _with_gap(
         if record.page is not None:
             pages[record.image_path, record.split].add(record.page)
     if not pages:
-        raise DataError(
-            f"{root}: data.split.gap is {gap}, but there is no multi-page stack in this data; "
-            "set it to 0"
-        )
+        told = f"data.split.gap is {gap}, but there is no multi-page stack in this data"
+        raise DataError(f"{root}: {told}; set it to 0")
     near_to: Mapping[Split | None, tuple[Split, ...]] = {"train": ("val", "test"), "val": ("test",)}
 
     def is_near(record: Record) -> bool:
@@ -277,15 +261,11 @@ def _with_gap(
     kept = tuple(replace(r, split=None) if is_near(r) else r for r in records)
     for split in ("train", "val"):
         if not any(record.split == split for record in kept):
-            way_on = (
-                "give that split a larger share in data.split.ratios"
-                if method == "block"
-                else "use data.split.method: block, which has fewer seams"
-            )
-            raise DataError(
-                f"{root}: a gap of {gap} pages leaves nothing of {split}; lower data.split.gap, "
-                f"or {way_on}"
-            )
+            way_on = "use data.split.method: block, which has fewer seams"
+            if method == "block":
+                way_on = "give that split a larger share in data.split.ratios"
+            told = f"a gap of {gap} pages leaves nothing of {split}"
+            raise DataError(f"{root}: {told}; lower data.split.gap, or {way_on}")
     return kept
 
 
@@ -321,13 +301,10 @@ def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
     for record in records:
         if record.group is not None and record.split is not None:
             splits_of[record.group].add(record.split)
-    torn = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
-    if torn:
-        told = counted(len(torn), "group is", "groups are")
-        raise DataError(
-            f"{root}: {told} in more than one split ({name_some(torn)}); a group holds images that "
-            "resemble one another and must stay in one"
-        )
+    if torn := sorted(group for group, splits in splits_of.items() if len(splits) > 1):
+        told = f"{counted(len(torn), 'group is', 'groups are')} in more than one split"
+        why = "a group holds images that resemble one another and must stay in one"
+        raise DataError(f"{root}: {told} ({name_some(torn)}); {why}")
 
 
 TRIES, FOLD_TRIES = 20, 100  # splits that are tried; folds need more luck
@@ -356,11 +333,7 @@ def lacking(dataset: Dataset, holds: Callable[[Record], bool]) -> list[str]:
 def split_with_foreground(
     whole: Dataset, config: SplitConfig, *, without: Sequence[str], holds: Callable[[Record], bool]
 ) -> tuple[Dataset, SplitConfig]:
-    """Find the split of which the least is missing: train counts most, test least.
-
-    It is for a dataset that `config` splits so that some splits lack foreground; `config` itself
-    where no random split is better.
-    """
+    """Find the split that lacks the least foreground; `config` itself where none is better."""
     best, chosen = _badness(without), config
     divided = assign_splits(whole, config)
     first = 0 if config.method == "block" else config.seed + 1
@@ -379,18 +352,13 @@ def seed_for_folds(whole: Dataset, config: SplitConfig) -> int:
     """Find a seed with which every fold of `config` (kfold) has foreground; DataError without."""
     holds = foreground_in(whole.rule)
     for seed in range(config.seed, config.seed + FOLD_TRIES):
-        folds = (
-            assign_splits(whole, config.model_copy(update={"fold": fold, "seed": seed}))
-            for fold in range(config.folds)
-        )
+        changes = ({"fold": fold, "seed": seed} for fold in range(config.folds))
+        folds = (assign_splits(whole, config.model_copy(update=change)) for change in changes)
         if not any({"train", "val"} & {*lacking(each.with_truth(), holds)} for each in folds):
             return seed
-    raise DataError(
-        f"{whole.root}: none of {FOLD_TRIES} seeds gives each of {config.folds} folds an image "
-        "that holds foreground; ask for fewer folds"
-    )
+    told = f"none of {FOLD_TRIES} seeds gives each of {config.folds} folds an image"
+    raise DataError(f"{whole.root}: {told} that holds foreground; ask for fewer folds")
 
 
 def _badness(without: Sequence[str]) -> tuple[bool, ...]:
-    """Tell how much is missing: empty for nothing; else to be compared, the worse the greater."""
     return tuple(split in without for split in SPLITS) if without else ()

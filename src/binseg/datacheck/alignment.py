@@ -7,10 +7,10 @@ without clear edges have no best place at all, and nothing is said about them.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Complex64, Float32
+from jaxtyping import Complex64, Float32
 from scipy.fft import fft2, ifft2, next_fast_len
 from scipy.ndimage import gaussian_filter
 
@@ -22,7 +22,7 @@ from binseg.errors import ImageError
 from binseg.imageio import read_image
 from binseg.parallel import map_ordered
 from binseg.transforms.geometry import resize_mask
-from binseg.types import Record
+from binseg.types import Mask, Probability, Record
 
 REACH = 24  # pixels of the reduced image that the outline is slid to each side
 MIN_OUTLINE = 40  # shorter outlines agree with something somewhere by chance
@@ -40,8 +40,7 @@ PAIRED_FIT, MOST_BETTER = 3.0, 0.8
 """Fit with the neighbour's image that must be reached, and share of masks that fit it better."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shift:
+class Shift(NamedTuple):
     """The place where a mask would fit better, in pixels of the reduced image."""
 
     down: int
@@ -49,14 +48,9 @@ class Shift:
 
 
 def agreement(
-    small_HWC: Float32[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"]
+    small_HWC: Float32[np.ndarray, "H W C"], mask_HW: Mask
 ) -> Float32[np.ndarray, "R R"] | None:
-    """Slide the outline of a mask over the edges of its (reduced) image.
-
-    For each slide by -REACH..REACH down and right it gives how far the agreement is above the
-    median, in robust standard deviations; None where the outline is too short or there are no
-    edges.
-    """
+    """Slide a mask's outline over the edges: agreement in robust deviations; None without."""
     # The outline's length: the steps between foreground and background.
     if sum((np.diff(mask_HW, axis=axis)).sum() for axis in (0, 1)) < MIN_OUTLINE:
         return None
@@ -81,11 +75,8 @@ def agreement(
 
 def _directions(
     values_HWC: Float32[np.ndarray, "H W C"],
-) -> tuple[Complex64[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
-    """Return edges as complex numbers of their strength and twice their angle, and the strength.
-
-    Twice, because bright-to-dark and dark-to-bright are the same edge.
-    """
+) -> tuple[Complex64[np.ndarray, "H W"], Probability]:
+    """Give edges as complex numbers of strength and twice their angle, and their strength."""
     size = values_HWC.shape[:2]
     turned_HW, square_HW = np.zeros(size, np.complex64), np.zeros(size, np.float32)
     for channel in range(values_HWC.shape[2]):
@@ -112,7 +103,7 @@ def shift_of(surface: Float32[np.ndarray, "R R"], *, num_masks: int = 1) -> Shif
     by_chance = max(0.0, np.log10(num_masks / USUAL_MASKS)) / 2
     shift = _best(surface, peak=MIN_PEAK, gain=MIN_GAIN + by_chance)
     # A best place at the end of the reach is the slope of one beyond it, or of none.
-    return shift if shift and max(abs(shift.down), abs(shift.right)) < REACH else None
+    return shift if shift and max(map(abs, shift)) < REACH else None
 
 
 def constant_shift(surfaces: list[Float32[np.ndarray, "R R"]]) -> Shift | None:

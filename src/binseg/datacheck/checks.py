@@ -149,11 +149,7 @@ def examine(
 
 
 def training_checks(dataset: Dataset, *, progress: Progress = SILENT) -> tuple[Finding, ...]:
-    """Run the checks that must pass before a training, the worst findings first.
-
-    They are leaks, by names, equal files and a glance at every image, and masks that lie beside
-    their objects, by up to 64 of them.
-    """
+    """Find leaks, and masks that lie beside their objects (of 64), before a training."""
     finders = {code: CHECKS[code].find for code in _WITHOUT_PIXELS}
     finders |= {"leak": findings.identical_files, "near-leak": findings.near_leaks}
     found = _run(finders, Evidence(dataset=dataset, progress=progress))
@@ -172,11 +168,8 @@ def _run(finders: Mapping[str, Finder | None], evidence: Evidence) -> tuple[Find
     for code, find in finders.items():
         for records, text in find(evidence) if find is not None else ():
             paths = [path for record in records for path in record.paths]
-            files = [
-                path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-                for path in paths
-            ]
-            ids = [record.id for record in records]
+            near = (one.relative_to(root) if one.is_relative_to(root) else one for one in paths)
+            ids, files = [record.id for record in records], [one.as_posix() for one in near]
             found.append(make_finding(code, text, ids=ids, files=files))
     return ranked(found)
 

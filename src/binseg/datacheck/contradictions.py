@@ -12,9 +12,9 @@ from jaxtyping import Float32, Float64
 from scipy import ndimage
 
 from binseg.metrics import dice_of
-from binseg.metrics.counts import Mask
 from binseg.postprocess import label_objects
 from binseg.transforms.geometry import resize_mask
+from binseg.types import Mask, Probability
 
 SUSPICIOUS = 0.5  # score from which on somebody should look
 _SIDE = 48  # pixels; masks are compared with those of other images at this size
@@ -23,7 +23,7 @@ _CLEAR = 0.15  # Dice that another reading of the mask must gain over the mask a
 _EXPLAINS = 0.15  # score from which on another reading of the whole mask explains what objects show
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Contradiction:
     """One mask beside a model's prediction of the same image."""
 
@@ -34,7 +34,7 @@ class Contradiction:
     expected_dice: float  # Dice that the model expected of its own mask
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Compared:
     """One mask compared with a model's: the facts of it, of which the largest is a thumbnail."""
 
@@ -53,7 +53,7 @@ class Compared:
 def compare_mask(
     id_: str,
     *,
-    probability_HW: Float32[np.ndarray, "H W"],
+    probability_HW: Probability,
     model_HW: Mask,
     mask_HW: Mask,
     valid_HW: Mask,
@@ -64,17 +64,17 @@ def compare_mask(
     probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
     labels_HW, num = label_objects(mask_HW)
     sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
+    small = (resize_mask(one, _SIDE, _SIDE).astype(np.float32) for one in (mask_HW, model_HW))
     return Compared(
-        id=id_,
-        dice=dice_of(model_HW, mask_HW),
-        expected=expected_dice,
-        inverted=dice_of(model_HW, ~mask_HW & valid_HW),
-        shifted=_best_shift(model_HW, mask_HW),
-        missed=_object(model_HW & ~_grown(mask_HW), probability_HW),
-        extra=_object(mask_HW & ~_grown(model_HW), 1 - probability_HW),
-        area=float((sizes**2).sum() / max(1, sizes.sum())),
-        mask_hw=_small(mask_HW),
-        model_hw=_small(model_HW),
+        id_,
+        dice_of(model_HW, mask_HW),
+        expected_dice,
+        dice_of(model_HW, ~mask_HW & valid_HW),
+        _best_shift(model_HW, mask_HW),
+        _object(model_HW & ~_grown(mask_HW), probability_HW),
+        _object(mask_HW & ~_grown(model_HW), 1 - probability_HW),
+        float((sizes**2).sum() / max(1, sizes.sum())),
+        *small,
     )
 
 
@@ -101,13 +101,8 @@ def _judge(one: Compared, typical: float, swap: float) -> Contradiction:
     # What explains the whole mask comes before what explains an object of it.
     whole = [name for name in [*kinds][:3] if kinds[name] >= _EXPLAINS]
     kind = whole[0] if whole else max(kinds, key=lambda name: kinds[name])
-    return Contradiction(
-        id=one.id,
-        score=float(np.clip(max(kinds.values()), 0, 1)),
-        kind=kind,
-        dice=one.dice,
-        expected_dice=one.expected,
-    )
+    score = float(np.clip(max(kinds.values()), 0, 1))
+    return Contradiction(one.id, score, kind, one.dice, one.expected)
 
 
 def _grown(mask_HW: Mask) -> Mask:
@@ -115,7 +110,7 @@ def _grown(mask_HW: Mask) -> Mask:
     return np.asarray(ndimage.binary_dilation(mask_HW, iterations=2))
 
 
-def _object(left_HW: Mask, conviction_HW: Float32[np.ndarray, "H W"]) -> tuple[float, float]:
+def _object(left_HW: Mask, conviction_HW: Probability) -> tuple[float, float]:
     """Find the object that contradicts most: its area, and the mean conviction in it."""
     labels_HW, num = label_objects(left_HW)
     if not num:
@@ -133,7 +128,6 @@ def _weight(found: tuple[float, float], typical: float) -> float:
 
 
 def _best_shift(model_HW: Mask, mask_HW: Mask) -> float:
-    """Find the Dice that the best shift of the mask would have."""
     every = max(1, min(mask_HW.shape) // 128)
     model, mask = (one[::every, ::every].astype(np.float32) for one in (model_HW, mask_HW))
     total = float(model.sum() + mask.sum())
@@ -146,12 +140,7 @@ def _best_shift(model_HW: Mask, mask_HW: Mask) -> float:
     return 2 * float(fits_HW[np.ix_(near, near)].max()) / total
 
 
-def _small(mask_HW: Mask) -> Float32[np.ndarray, "h w"]:
-    return resize_mask(mask_HW, _SIDE, _SIDE).astype(np.float32)
-
-
 def _swaps(seen: Sequence[Compared]) -> Float64[np.ndarray, " N"]:
-    """Find for each mask how well it fits the best of the other images' predictions."""
     if len(seen) < 2:
         return np.zeros(len(seen))
     masks_NP = np.stack([one.mask_hw.ravel() for one in seen])

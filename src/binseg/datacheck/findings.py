@@ -110,11 +110,8 @@ def near_copies(*, across: bool) -> Finder:
 def near_leaks(evidence: Evidence) -> Iterator[Hit]:
     """Find images that are the same or nearly so in two splits, at a glance at every image."""
     records = [one for one in evidence.dataset.records if one.split is not None]
-    apart = [
-        (a, b)
-        for a, b in pairs_of(records, progress=evidence.progress)
-        if records[a].split != records[b].split
-    ]
+    pairs = pairs_of(records, progress=evidence.progress)
+    apart = [(a, b) for a, b in pairs if records[a].split != records[b].split]
     for cluster in clusters_of(len(records), apart):
         members = [records[row] for row in cluster]
         where = f"in {' and '.join(_splits(members))}: scores on them flatter"
@@ -174,11 +171,7 @@ def torn_groups(evidence: Evidence) -> Iterator[Hit]:
 
 
 def at_seams(kind: str) -> Finder:
-    """Make a finder of patches beside a patch of the same source in another split.
-
-    `kind` is `pages` of a stack, `patches` by their names, or such patches that are `grouped`:
-    whoever made them knew that they touch.
-    """
+    """Make a finder of `pages`, `patches` or `grouped` ones that touch across splits."""
 
     def find(evidence: Evidence) -> Iterator[Hit]:
         records = evidence.dataset.records
@@ -242,11 +235,8 @@ def shared_masks(evidence: Evidence) -> Iterator[Hit]:
 
 def identical_files(evidence: Evidence) -> Iterator[Hit]:
     """Find image files equal byte by byte in two splits; only files of one length are read."""
-    single = [
-        one
-        for one in evidence.dataset.records
-        if one.page is None and one.split is not None and one.image_path.is_file()
-    ]
+    known = [one for one in evidence.dataset.records if one.page is None and one.split is not None]
+    single = [one for one in known if one.image_path.is_file()]
     of_size = _grouped(single, lambda record: record.image_path.stat().st_size)
     doubtful = [one for alike in of_size if len(_splits(alike)) > 1 for one in alike]
     hashes = map_ordered(_hash_file, [record.image_path for record in doubtful])
@@ -279,7 +269,6 @@ def _is_blank(pixels: np.ndarray) -> bool:
 
 
 def _shows_nothing(record: Record) -> bool:
-    """Tell whether an image has a single colour."""
     try:
         image_HWC = read_image(record.image_path, page=record.page)
     except DataError:
@@ -300,10 +289,8 @@ def turned_images(evidence: Evidence) -> Iterator[Hit]:
     apart = sum(not one.mask_turned for one in turned if one.record.mask_path is not None)
     text = f"{counted(len(turned), 'image', 'images')} turned by an EXIF note"
     if apart:
-        text += (
-            f", {apart} without such a note in the mask, which must have been drawn on the turned "
-            "image"
-        )
+        told = "in the mask, which must have been drawn on the turned image"
+        text += f", {apart} without such a note {told}"
     if turned:
         yield [look.record for look in turned], text
 
@@ -352,7 +339,6 @@ def misfits(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _slid(evidence: Evidence) -> list[tuple[Look, np.ndarray]]:
-    """Pair each look with the fit of its mask at all slides, where that is known."""
     return [(look, look.surface_RR) for look in evidence.looks if look.surface_RR is not None]
 
 
@@ -367,13 +353,10 @@ def _common_way(evidence: Evidence) -> str:
 
 
 def _way(shift: Shift, scale: float) -> str:
-    down, right = (round(step / scale) for step in (shift.down, shift.right))
-    parts = [
-        f"{abs(step)} pixels {positive if step > 0 else negative}"
-        for step, positive, negative in ((down, "down", "up"), (right, "right", "left"))
-        if step
-    ]
-    return " and ".join(parts)
+    ways = zip(
+        (round(step / scale) for step in shift), (("up", "down"), ("left", "right")), strict=True
+    )
+    return " and ".join(f"{abs(step)} pixels {names[step > 0]}" for step, names in ways if step)
 
 
 def outliers(evidence: Evidence) -> Iterator[Hit]:
@@ -381,10 +364,6 @@ def outliers(evidence: Evidence) -> Iterator[Hit]:
     looks = evidence.looks
     for index, how in unlike_others([look.outline for look in looks]).items():
         yield [looks[index].record], f"the mask is unlike the others: {how}"
-
-
-def _logit(share: float) -> float:
-    return float(np.log(share / (1 - share)))
 
 
 def unlike_others(outlines: Sequence[Outline | None]) -> Mapping[int, str]:
@@ -406,7 +385,12 @@ def unlike_others(outlines: Sequence[Outline | None]) -> Mapping[int, str]:
 
 
 _MEASURES: tuple[tuple[str, Callable[[Outline], float], Callable[[Outline], str], float], ...] = (
-    ("foreground share", lambda x: _logit(x.share), lambda x: f"{x.share:.1%}", 0.5),
+    (
+        "foreground share",
+        lambda x: float(np.log(x.share / (1 - x.share))),
+        lambda x: f"{x.share:.1%}",
+        0.5,
+    ),
     ("number of objects", lambda x: np.log(x.num_objects), lambda x: str(x.num_objects), 0.35),
     ("solidity", lambda x: x.solidity, lambda x: f"{x.solidity:.2f}", 0.06),
     ("foreground along the rim", lambda x: x.rim, lambda x: f"{x.rim:.0%}", 0.1),

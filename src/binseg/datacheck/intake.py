@@ -60,7 +60,6 @@ def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
 
 
 def _left_out(dataset: Dataset, config: DataConfig) -> list[Finding]:
-    """Name the images of a folder that are left out for want of a mask."""
     if dataset.kind != "folder" or config.missing != "skip":
         return []
     _, findings = _pairs(dataset.root, config)
@@ -108,10 +107,9 @@ def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]
         alone["mask"] += [path for _, path in part.masks if path not in used]
         for name, image, masks in pairs:
             split = part.split or split_of.get(name)
+            given = (part.prefix + name, image, masks)
             try:
-                records += records_of_pair(
-                    part.prefix + name, image, masks, split=split, page_group=config.page_group
-                )
+                records += records_of_pair(*given, split=split, page_group=config.page_group)
             except DataError as error:
                 add("pages", str(error), (image, *masks))
     for noun, partner in (("image", "mask"), ("mask", "image")):
@@ -151,7 +149,6 @@ def _with_usual_values(records: Sequence[Record]) -> list[Record]:
 
 
 def _values(labels: np.ndarray) -> list[tuple[int, ...]]:
-    """List the first values of a mask, or its first colours."""
     known = np.unique(labels.reshape(-1, *labels.shape[2:]), axis=0)[:64]
     return [tuple(row) for row in known.reshape(len(known), -1).tolist()]
 

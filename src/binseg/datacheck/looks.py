@@ -9,29 +9,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, UInt8
+from jaxtyping import Float32, UInt8
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, label
 from scipy.spatial import ConvexHull, QhullError
 
 from binseg.data.dataset import Dataset
 from binseg.data.samples import fill_outlines, in_pose, sizes_differ
+from binseg.datacheck import near_duplicates
 from binseg.datacheck.alignment import agreement
-from binseg.datacheck.near_duplicates import (
-    REDUCED_SIDE,
-    belong,
-    clusters_of,
-    digest_of,
-    near_pairs,
-    reduced,
-    squares_of,
-)
+from binseg.datacheck.near_duplicates import digest_of, reduced, squares_of
 from binseg.errors import DataError, ImageError
 from binseg.imageio import probe, read_labels, read_pixels
 from binseg.imageio.decoding import both_valid, without
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_mask
-from binseg.types import Record
+from binseg.types import AnyImage, Mask, Record
 
 _RIM, _FINE, _ABOVE_NOISE = 4, 2.0, 1.5
 """Pixels to each side of an outline, and of blur; the step there as a multiple of the noise."""
@@ -46,7 +39,7 @@ class Problem(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Outline:
     """A mask that has foreground and background, in a few numbers."""
 
@@ -58,7 +51,7 @@ class Outline:
     """Share of foreground along the image's rim; close to 1 where the classes are exchanged."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Look:
     """The facts about one record; its pixels are gone."""
 
@@ -104,10 +97,12 @@ class Evidence:
             return []
         thumbs_NSS = np.stack([look.thumb_SS for look in looks])
         cores_NTT = np.stack([look.core_TT for look in looks])
-        pairs = near_pairs(thumbs_NSS, cores_NTT, progress=self.progress)
-        records = [look.record for look in looks]
-        odd = [(a, b) for a, b in pairs if not belong(records[a], records[b], in_split=True)]
-        groups = [[looks[index] for index in group] for group in clusters_of(len(looks), odd)]
+        pairs = near_duplicates.near_pairs(thumbs_NSS, cores_NTT, progress=self.progress)
+        ones = [look.record for look in looks]
+        belong = near_duplicates.belong
+        odd = [(a, b) for a, b in pairs if not belong(ones[a], ones[b], in_split=True)]
+        clusters = near_duplicates.clusters_of(len(looks), odd)
+        groups = [[looks[index] for index in group] for group in clusters]
         return [group for group in groups if len({look.image_hash for look in group}) > 1]
 
 
@@ -121,17 +116,14 @@ def looks_as_dict(evidence: Evidence) -> dict[str, Any]:
             return vars(one)
         return one[1:] if isinstance(one, Problem) else one
 
-    return {
-        **{one.record.id: [*one[1:]] for one in evidence.unread},
-        **{
-            look.record.id: {k: plain(v) for k, v in vars(look).items() if k != "record"}
-            for look in evidence.looks
-        },
+    unread: dict[str, Any] = {one.record.id: [*one[1:]] for one in evidence.unread}
+    return unread | {
+        look.record.id: {k: plain(v) for k, v in vars(look).items() if k != "record"}
+        for look in evidence.looks
     }
 
 
 def _known_look(record: Record, known: Any) -> Look | Problem:
-    """Make one of `looks_as_dict` anew."""
     if isinstance(known, list):
         return Problem(record, *known)
     facts = dict(known)
@@ -145,36 +137,24 @@ def _known_look(record: Record, known: Any) -> Look | Problem:
 
 
 def look_at_all(
-    dataset: Dataset,
-    *,
-    known: Mapping[str, Any] | None = None,
-    progress: Progress = SILENT,
+    dataset: Dataset, *, known: Mapping[str, Any] | None = None, progress: Progress = SILENT
 ) -> Evidence:
-    """Look at all records on a few threads, with only a few images in memory at once.
-
-    Where looks are `known`, from `looks_as_dict`, no file is opened; all must be.
-    """
+    """Look at all records on a few threads, or make known looks (`looks_as_dict`) anew."""
     records = dataset.records
     if known is None:
         looks = map_ordered(lambda record: _look_at(record, dataset), records, ahead=_AHEAD)
     else:
         if odd := {record.id for record in records} ^ set(known):
-            raise DataError(
-                f"{len(odd)} images ({min(odd)} first) are in the data or in the shards alone: the "
-                "data changed; run the shards again"
-            )
+            told = f"{len(odd)} images ({min(odd)} first) are in the data or in the shards alone"
+            raise DataError(f"{told}: the data changed; run the shards again")
         looks = (_known_look(record, known[record.id]) for record in records)
     found = list(track(looks, progress=progress, label="looking", total=len(records)))
-    return Evidence(
-        dataset=dataset,
-        looks=tuple(one for one in found if isinstance(one, Look)),
-        unread=tuple(one for one in found if isinstance(one, Problem)),
-        progress=progress,
-    )
+    seen = tuple(one for one in found if isinstance(one, Look))
+    unread = tuple(one for one in found if isinstance(one, Problem))
+    return Evidence(dataset=dataset, looks=seen, unread=unread, progress=progress)
 
 
 def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
-    """Decode one record and measure it."""
     try:
         turned = probe(record.image_path).turned
         image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
@@ -186,47 +166,28 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
     height, width, channels = image_HWC.shape
     mask_HW, valid_HW, mask_turned, problem = _read_mask(record, dataset, (height, width))
     valid_HW = valid_HW if data_HW is None else valid_HW & data_HW
-    scale = min(1.0, REDUCED_SIDE / max(height, width))
+    scale = min(1.0, near_duplicates.REDUCED_SIDE / max(height, width))
     small_HWC = reduced(image_HWC)
     thumb_SS, core_TT = squares_of(small_HWC)
-    look = Look(
-        record=record,
-        height=height,
-        width=width,
-        channels=channels,
-        dtype=str(image_HWC.dtype),
-        turned=turned,
-        mask_turned=mask_turned,
-        image_hash=digest_of(image_HWC),
-        thumb_SS=thumb_SS,
-        core_TT=core_TT,
-        brightest=image_HWC.max() / 65535 if image_HWC.dtype == np.uint16 else 0.0,
-        scale=scale,
-        problem=problem,
-    )
+    shown = (height, width, channels, str(image_HWC.dtype), turned, mask_turned)
+    seen = (digest_of(image_HWC), thumb_SS, core_TT, scale)
+    brightest = image_HWC.max() / 65535 if image_HWC.dtype == np.uint16 else 0.0
+    look = Look(record, *shown, *seen, brightest=brightest, problem=problem)
     if mask_HW is None:
         return look
     num_valid = int(valid_HW.sum())
     reduced_HW = resize_mask(mask_HW, *small_HWC.shape[:2])
     outline = measure_outline(reduced_HW)
-    return replace(
-        look,
-        mask_hash=digest_of(mask_HW),
-        foreground=int((mask_HW & valid_HW).sum()) / num_valid if num_valid else 0.0,
-        num_valid=num_valid,
-        outline=outline,
-        surface_RR=None if outline is None else agreement(small_HWC, reduced_HW),
-        hidden=None if outline is None else hidden_levels(image_HWC, mask_HW),
-    )
+    share = int((mask_HW & valid_HW).sum()) / num_valid if num_valid else 0.0
+    look = replace(look, mask_hash=digest_of(mask_HW), foreground=share, num_valid=num_valid)
+    if outline is None:
+        return look
+    surface_RR, hidden = agreement(small_HWC, reduced_HW), hidden_levels(image_HWC, mask_HW)
+    return replace(look, outline=outline, surface_RR=surface_RR, hidden=hidden)
 
 
-def hidden_levels(
-    image_HWC: Num[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"]
-) -> float | None:
-    """Measure the step across a mask's outline, in levels of 255; None where 8 bits show it.
-
-    They hide it where it is below a level in all channels, of which one has still less noise.
-    """
+def hidden_levels(image_HWC: AnyImage, mask_HW: Mask) -> float | None:
+    """Measure a clear step at a mask's outline in levels of 255; None where 8 bits show it."""
     inside_HW = mask_HW & ~binary_erosion(mask_HW, iterations=_RIM, border_value=1)
     outside_HW = binary_dilation(mask_HW, iterations=_RIM) & ~mask_HW
     if image_HWC.dtype == np.uint8 or not inside_HW.any() or not outside_HW.any():
@@ -242,12 +203,9 @@ def hidden_levels(
     return most if is_clear and most < 1 else None
 
 
-_Mask = Bool[np.ndarray, "H W"]
-
-
 def _read_mask(
     record: Record, dataset: Dataset, size: tuple[int, int]
-) -> tuple[_Mask | None, _Mask, bool, Problem | None]:
+) -> tuple[Mask | None, Mask, bool, Problem | None]:
     """Read a mask as `data.samples.read_mask` does; what is wrong with it is sorted by check."""
     mask_HW, valid_HW, turned = np.zeros(size, np.bool_), np.ones(size, np.bool_), False
     if record.shapes is not None:
@@ -277,7 +235,7 @@ def _relative(text: str, root: Path) -> str:
     return text.replace(f"{root}{os.sep}", "")
 
 
-def measure_outline(mask_HW: Bool[np.ndarray, "H W"]) -> Outline | None:
+def measure_outline(mask_HW: Mask) -> Outline | None:
     """Measure a (reduced) mask; None where it is empty or full."""
     if not mask_HW.any() or mask_HW.all():
         return None
@@ -285,16 +243,11 @@ def measure_outline(mask_HW: Bool[np.ndarray, "H W"]) -> Outline | None:
     areas_N = np.bincount(labels_HW.ravel())[1:]
     largest_HW = labels_HW == int(areas_N.argmax()) + 1
     rim = np.concatenate([mask_HW[0], mask_HW[-1], mask_HW[1:-1, 0], mask_HW[1:-1, -1]])
-    return Outline(
-        share=float(mask_HW.mean()),
-        # Specks of one or two pixels are left over from reducing.
-        num_objects=max(1, int((areas_N > 2).sum())),
-        solidity=_solidity(largest_HW),
-        rim=float(rim.mean()),
-    )
+    num = max(1, int((areas_N > 2).sum()))  # specks of one or two pixels are left from reducing
+    return Outline(float(mask_HW.mean()), num, _solidity(largest_HW), float(rim.mean()))
 
 
-def _solidity(object_HW: Bool[np.ndarray, "H W"]) -> float:
+def _solidity(object_HW: Mask) -> float:
     rows = np.flatnonzero(object_HW.any(axis=1))
     first = object_HW.argmax(axis=1)[rows]
     last = object_HW.shape[1] - object_HW[:, ::-1].argmax(axis=1)[rows]

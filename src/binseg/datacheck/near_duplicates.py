@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Num, UInt8, UInt64
+from jaxtyping import Bool, Float32, Int, UInt8, UInt64
 from scipy.fft import dct, dctn, idctn, irfft2, rfft2
 from scipy.ndimage import map_coordinates
 from scipy.sparse import coo_array
@@ -33,7 +33,7 @@ from binseg.imageio import read_image
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image
-from binseg.types import Record
+from binseg.types import AnyImage, Record
 
 THUMB_SIDE = 32  # pixels; height and width of the grey squares that are compared
 MAX_BITS = 14  # bits of 63 that candidates may differ in; two random images differ in about 32
@@ -61,17 +61,13 @@ def fingerprints(waves_NSS: Float32[np.ndarray, "N S S"]) -> UInt64[np.ndarray, 
     weights_B = np.uint64(1) << np.arange(63, dtype=np.uint64)
     low_8NSS = np.stack([_posed(waves_NSS[:, :8, :8], pose) for pose in range(len(_POSES))])
     low_8NB = low_8NSS.reshape(*low_8NSS.shape[:2], 64)[:, :, 1:]
-    bits_8N: UInt64[np.ndarray, "8 N"] = ((low_8NB > 0) * weights_B).sum(axis=2, dtype=np.uint64)
-    return bits_8N
+    return np.asarray(((low_8NB > 0) * weights_B).sum(axis=2, dtype=np.uint64))
 
 
 def alike(
     thumbs_NSS: UInt8[np.ndarray, "N S S"], *, progress: Progress = SILENT
 ) -> list[tuple[int, int]]:
-    """Find pairs of images that are nearly the same by their grey squares of THUMB_SIDE pixels.
-
-    Pairs are (earlier, later); two images that are linked through others may lack one.
-    """
+    """Find pairs (earlier, later) that are nearly the same by grey squares, or linked by others."""
     num = len(thumbs_NSS)
     if num < 2:
         return []
@@ -117,8 +113,7 @@ def clusters_of(num: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]
 def _labels(num: int, pairs: list[tuple[int, int]]) -> Int[np.ndarray, "N"]:
     ends = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     links = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(num, num))
-    labels: Int[np.ndarray, N] = connected_components(links, directed=False)[1]
-    return labels
+    return np.asarray(connected_components(links, directed=False)[1])
 
 
 def _posed(waves_NSS: Float32[np.ndarray, "N s s"], pose: int) -> Float32[np.ndarray, "N s s"]:
@@ -167,7 +162,7 @@ def squares_of(
     return thumb_SS1[:, :, 0].round().astype(np.uint8), core_TT1[:, :, 0].round().astype(np.uint8)
 
 
-def reduced(image_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w c"]:
+def reduced(image_HWC: AnyImage) -> Float32[np.ndarray, "h w c"]:
     """Reduce an image to three channels at most, from 0 to 255; other types are stretched."""
     scale = min(1.0, REDUCED_SIDE / max(image_HWC.shape[:2]))
     size = [max(1, round(side * scale)) for side in image_HWC.shape[:2]]
@@ -215,10 +210,7 @@ def moved(
     known: list[tuple[int, int]] | None = None,
     progress: Progress = SILENT,
 ) -> list[tuple[int, int]]:
-    """Find copies turned by up to 15 degrees, cropped to 80 % or shifted by up to 15 %.
-
-    Images that `known` links already are not compared again.
-    """
+    """Find copies turned by 15 degrees, cropped to 80 % or shifted by 15 %, but `known` ones."""
     num = len(cores_NTT)
     flat_NP = cores_NTT.reshape(num, -1).astype(np.float32)
     as_is_N = _bits(flat_NP, _AS_IT_IS)
@@ -241,7 +233,6 @@ def moved(
 
 
 def _places(cut: _Cut) -> Float32[np.ndarray, "2 P P"]:
-    """Give the rows and columns of a core at which a part's pixels lie."""
     degrees, size, down, right = cut
     at_P = (np.arange(_PATCH) + 0.5) / _PATCH * 2 - 1
     rows_PP, columns_PP = np.meshgrid(at_P, at_P, indexing="ij")
@@ -262,10 +253,7 @@ def _bits(flat_NP: Float32[np.ndarray, "N P"], cut: _Cut) -> UInt64[np.ndarray, 
         index_P = (first_2P[0] + down) * CORE_SIDE + first_2P[1] + right
         part_NP += flat_NP[:, index_P] * share_P
     powers_W = np.uint64(1) << np.arange(63, dtype=np.uint64)
-    bits_N: UInt64[np.ndarray, N] = ((part_NP @ _LOW_PW > 0) * powers_W).sum(
-        axis=1, dtype=np.uint64
-    )
-    return bits_N
+    return np.asarray(((part_NP @ _LOW_PW > 0) * powers_W).sum(axis=1, dtype=np.uint64))
 
 
 _LOW_SP = dct(np.eye(_PATCH), axis=0, norm="ortho")[:8]
@@ -320,18 +308,19 @@ class _Glance(NamedTuple):
 
 
 def pairs_of(records: Sequence[Record], *, progress: Progress = SILENT) -> Pairs:
-    """Find pairs of images that are the same or nearly the same, by their index; all are decoded.
-
-    Two that belong together anyway (pages of a stack, members of a group) are left out, as are
-    images that can't be read or show a single grey level.
-    """
+    """Find pairs of like images by index, but of pages or groups that belong together."""
     versions = tuple(map(_version, records))
     if versions not in _linked:
-        glances = [*track(map_ordered(_glance_at, records), progress=progress,
-                          label="looking for copies", total=len(records))]  # fmt: skip
-        rows = [row for row, one in enumerate(glances) if one is not None and np.ptp(one.thumb_SS)]
-        seen = [one for row in rows if (one := glances[row]) is not None]
-        found = _equal([one.digest for one in seen])
+        looking, num = map_ordered(_glance_at, records), len(records)
+        glances = enumerate(
+            track(looking, progress=progress, label="looking for copies", total=num)
+        )
+        numbered = [(row, one) for row, one in glances if one is not None and np.ptp(one.thumb_SS)]
+        rows, seen = [row for row, _ in numbered], [one for _, one in numbered]
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for row, one in enumerate(seen):
+            rows_of[one.digest].append(row)
+        found = [pair for same in rows_of.values() for pair in pairwise(same)]
         if seen:
             thumbs_NSS = np.stack([one.thumb_SS for one in seen])
             cores_NTT = np.stack([one.core_TT for one in seen])
@@ -364,13 +353,6 @@ def digest_of(pixels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _equal(digests: Sequence[str]) -> Pairs:
-    rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, digest in enumerate(digests):
-        rows_of[digest].append(row)
-    return [pair for rows in rows_of.values() for pair in pairwise(rows)]
-
-
 def belong(first: Record, second: Record, *, in_split: bool = False) -> bool:
     """Tell whether two may look alike: pages of a stack, or a group (that one split holds)."""
     if first.page is not None and first.image_path == second.image_path:
@@ -380,10 +362,7 @@ def belong(first: Record, second: Record, *, in_split: bool = False) -> bool:
 
 
 def keep_together(dataset: Dataset, config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
-    """Group images that are nearly the same where binseg draws the split, and say so.
-
-    Groups that share such images become one, unless most images would be in it.
-    """
+    """Group near duplicates where binseg draws the split, and say so; not most images."""
     rows = dealt_anew(dataset.records, config.split.method)
     if config.group == "none" or len(rows) < 2:
         return dataset
@@ -400,12 +379,8 @@ def keep_together(dataset: Dataset, config: DataConfig, *, progress: Progress = 
     else:
         note = f"{told}: {counted(len(alike), 'group', 'groups')}, each in one split"
         linked = {row for pair in pairs for row in pair}
-        group_of = {
-            rows[row]: f"like {records[cluster[0]].id}"
-            for cluster in members
-            if linked & {*cluster}
-            for row in cluster
-        }
+        joined = [cluster for cluster in members if linked & {*cluster}]
+        group_of = {rows[row]: f"like {records[x[0]].id}" for x in joined for row in x}
         numbered = enumerate(dataset.records)
         grouped = (replace(one, group=group_of.get(row, one.group)) for row, one in numbered)
         dataset = replace(dataset, records=tuple(grouped))

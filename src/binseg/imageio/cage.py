@@ -27,18 +27,9 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import ImageError
+from binseg.imageio import decoding
 from binseg.imageio.caged import ORDER
 from binseg.imageio.child import Child, unlike
-from binseg.imageio.decoding import (
-    Colours,
-    Cover,
-    Decoder,
-    ImageInfo,
-    Labels,
-    Pixels,
-    Valid,
-    one_line,
-)
 from binseg.imageio.metadata import PixelSize
 from binseg.imageio.raster import reduced_by
 from binseg.imageio.windows import Windows
@@ -91,7 +82,7 @@ class Cage:
         asked = {"name": name, "path": path, "size": len(data), "page": page, "any_page": any_page}
         with self._child() as child:
             facts = child.ask({"do": "open", **asked}, data, name=name, seconds=self.seconds)
-            info = ImageInfo(**facts)
+            info = decoding.ImageInfo(**facts)
             try:
                 yield CagedImage(name=name, child=child, facts=info, seconds=self.seconds)
             finally:  # what it holds is neither memory nor, once removed, room on the disk
@@ -102,7 +93,7 @@ class Cage:
         """Have a child tell one of `caged.FACTS` of a file, as JSON does."""
         order = {"do": what, "path": os.fspath(path)}
         with self._child() as child:
-            return child.ask(order, name=one_line(path), seconds=self.seconds)["fact"]
+            return child.ask(order, name=decoding.one_line(path), seconds=self.seconds)["fact"]
 
     def survey(self, path: Path, *, name: str) -> "Survey":
         """Look at all headers of a file, perhaps huge, in a child; raises as `needs_windows`."""
@@ -191,27 +182,27 @@ class Survey:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CagedImage(Decoder):
+class CagedImage(decoding.Decoder):
     """An image whose header was read in a child, which holds it; see `Decoder`."""
 
     child: Child
-    facts: ImageInfo
+    facts: decoding.ImageInfo
     seconds: float
-    kept: list[tuple[Pixels, Valid]] = field(default_factory=list)
+    kept: list[tuple[decoding.Pixels, decoding.Valid]] = field(default_factory=list)
 
-    def info(self) -> ImageInfo:
+    def info(self) -> decoding.ImageInfo:
         """Give the facts of the image as `image` gives it."""
         return self.facts
 
-    def image(self) -> Pixels:
+    def image(self) -> decoding.Pixels:
         """Decode the pixels, turned."""
         return self._pixels()[0]
 
-    def valid(self) -> Valid:
+    def valid(self) -> decoding.Valid:
         """Tell where there is data, turned; None where it is everywhere."""
         return self._pixels()[1]
 
-    def labels(self, *, indices: bool = False) -> Labels:
+    def labels(self, *, indices: bool = False) -> decoding.Labels:
         """Decode a mask's own numbers, turned: a palette's colours, or its indices."""
         size = (self.facts.height, self.facts.width)
         order = {"do": "labels", "indices": indices}
@@ -223,18 +214,16 @@ class CagedImage(Decoder):
             raise unlike(self.name)
         return np.frombuffer(shared, dtype, math.prod(shape)).reshape(shape)
 
-    def palette(self) -> Colours | None:
+    def palette(self) -> decoding.Colours | None:
         """Give the colours of a palette, where there is one."""
         order = {"do": "palette"}
         found = self.child.ask(order, name=self.name, seconds=self._seconds_for(1))["fact"]
         return None if found is None else np.array(found, np.uint8).reshape(-1, 3)
 
-    def cover(self) -> Cover:
+    def cover(self) -> decoding.Cover:
         """Give what the image leaves out: transparency and ICC profile."""
-        size = (self.facts.height, self.facts.width)
-        facts, shared = self.child.exchange(
-            {"do": "cover"}, math.prod(size), name=self.name, seconds=self._seconds_for(1)
-        )
+        size, how = (self.facts.height, self.facts.width), {"seconds": self._seconds_for(1)}
+        facts, shared = self.child.exchange({"do": "cover"}, math.prod(size), name=self.name, **how)
         alpha, icc = facts["alpha"], facts["profile"]
         if alpha is not None and (tuple(alpha["shape"]), alpha["dtype"]) != (size, "uint8"):
             raise unlike(self.name)
@@ -251,26 +240,26 @@ class CagedImage(Decoder):
     def _seconds_for(self, num: int) -> float:
         return self.seconds + num * self.facts.height * self.facts.width / _VALUES_PER_S
 
-    def _pixels(self) -> tuple[Pixels, Valid]:
+    def _pixels(self) -> tuple[decoding.Pixels, decoding.Valid]:
         if not self.kept:  # no cached_property: Python 3.11 lets one image at a time into it
             info, seconds = self.facts, self._seconds_for(self.facts.channels)
             order, size = {"do": "read", "by": 1}, (info.height, info.width)
-            self.kept.append(self.child.fetch(order, info, *size, name=self.name, seconds=seconds))
+            self.kept.append(self.child.fetch(order, info, size, name=self.name, seconds=seconds))
         return self.kept[0]
 
-    def reduced(self, by: int) -> Pixels:
+    def reduced(self, by: int) -> decoding.Pixels:
         """Decode the pixels averaged over squares of up to `by` x `by`, where that saves work."""
         info, by = self.facts, min(by, reduced_by(self.facts))
         order, seconds = {"do": "read", "by": by}, self._seconds_for(info.channels)
         sides = -(-info.height // by), -(-info.width // by)
-        return self.child.fetch(order, info, *sides, name=self.name, seconds=seconds)[0]
+        return self.child.fetch(order, info, sides, name=self.name, seconds=seconds)[0]
 
 
 class CagedWindows(Windows):
     """An image of any size that a child reads window by window; see `Windows`."""
 
     def __init__(self, child: Child, path: Path) -> None:
-        self.name = one_line(path)
+        self.name = decoding.one_line(path)
         self._child, self._lock = child, threading.Lock()
         order = {"do": "windows", "path": os.fspath(path), "size": 0}
         facts = child.ask(order, name=self.name, seconds=_SURVEY_S)
@@ -279,24 +268,24 @@ class CagedWindows(Windows):
         if axes is not None:
             lists = {name: tuple(one) for name, one in axes.items() if isinstance(one, list)}
             self.axes = ZarrAxes(**axes | lists)
-        self._infos: dict[int, ImageInfo] = {}
-        self._last: tuple[tuple[int, ...], Valid] | None = None
+        self._infos: dict[int, decoding.ImageInfo] = {}
+        self._last: tuple[tuple[int, ...], decoding.Valid] | None = None
 
-    def info(self, page: int) -> ImageInfo:
+    def info(self, page: int) -> decoding.ImageInfo:
         """Give size, channels and type of one page, from its header."""
         with self._lock:
             if page not in self._infos:
                 facts = self._child.ask(
                     {"do": "info", "page": page}, name=self.name, seconds=_SURVEY_S
                 )
-                self._infos[page] = ImageInfo(**facts)
+                self._infos[page] = decoding.ImageInfo(**facts)
             return self._infos[page]
 
-    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Pixels:
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
         return self._fetch(page, top, left, height, width)[0]
 
-    def valid(self, page: int, top: int, left: int, height: int, width: int) -> Valid:
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Valid:
         """Tell where a window has data; None where it has it everywhere."""
         with self._lock:
             window, valid_HW = self._last or ((), None)
@@ -306,14 +295,13 @@ class CagedWindows(Windows):
 
     def _fetch(
         self, page: int, top: int, left: int, height: int, width: int
-    ) -> tuple[Pixels, Valid]:
+    ) -> tuple[decoding.Pixels, decoding.Valid]:
         info = self.info(page)
         window = tuple(int(one) for one in (page, top, left, height, width))
         with self._lock:
             order = {"do": "window", "window": window}
             seconds = _SURVEY_S + height * width * info.channels / _VALUES_PER_S
-            image_HWC, valid_HW = self._child.fetch(
-                order, info, height, width, name=self.name, seconds=seconds
-            )
-            self._last = window, valid_HW
-        return image_HWC, valid_HW
+            size = (height, width)
+            found = self._child.fetch(order, info, size, name=self.name, seconds=seconds)
+            self._last = window, found[1]
+        return found

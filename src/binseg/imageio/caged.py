@@ -24,14 +24,7 @@ import numpy as np
 from PIL import Image
 
 from binseg.errors import BinsegError, ImageError, MissingExtraError
-from binseg.imageio.decoding import (
-    MAX_BYTES,
-    Decoder,
-    ImageInfo,
-    Valid,
-    broken_files,
-    one_line,
-)
+from binseg.imageio import decoding
 from binseg.imageio.formats import HEAD, decoder_of, format_of, opened
 from binseg.imageio.metadata import georeference_of, pixel_size_of
 from binseg.imageio.windows import Windows, holds_tiff, is_for_windows, open_windows
@@ -128,8 +121,8 @@ class _Decoders:
         self._start, self._opened = start, opened
         self._held = ExitStack()  # the image in work
         self._data = b""  # its file, where that came with the order
-        self._image: Decoder
-        self._info: ImageInfo
+        self._image: decoding.Decoder
+        self._info: decoding.ImageInfo
         self._is_first_of_many = False
         self._allowed = 0
         self._windows: Windows
@@ -142,7 +135,7 @@ class _Decoders:
         if kind in FACTS:
             path = Path(order["path"])
             _allow(start + _SPARE_BYTES)
-            with broken_files(one_line(path)):
+            with decoding.broken_files(decoding.one_line(path)):
                 return _fact(FACTS[kind](path))
         if kind == "survey":
             _allow(start + _SPARE_BYTES)
@@ -185,7 +178,7 @@ class _Decoders:
         else:
             source = self._data = bytes(_take(connection, order["size"]))
             num_packed = 2 * len(source)
-        self._allowed = self._start + _SPARE_BYTES + 2 * min(num_packed, MAX_BYTES)
+        self._allowed = self._start + _SPARE_BYTES + 2 * min(num_packed, decoding.MAX_BYTES)
         _allow(self._allowed)
         page, any_page = order["page"], order["any_page"]
         with ExitStack() as held:
@@ -203,7 +196,7 @@ class _Decoders:
             raise ImageError(f"{image.name}: holds {info.num_pages} pages; name one of them")
         pixel = info.channels * np.dtype(info.dtype).itemsize + 1
         _allow(self._allowed + _PEAK * info.height * info.width * pixel)
-        with broken_files(image.name):
+        with decoding.broken_files(image.name):
             if order["do"] == "palette":
                 colours = image.palette()
                 return {"fact": None if colours is None else colours.ravel().tolist()}
@@ -223,21 +216,16 @@ class _Decoders:
             self._start = _address_space()
         _allow(self._start + _WINDOWS_BYTES)
         self._windows = windows = self._opened.enter_context(open_windows(path))
-        size, axes = windows.pixel_size, windows.axes
-        return {
-            "format": windows.format,
-            "num_pages": windows.num_pages,
-            "pixel_size": asdict(size) if size is not None else None,
-            "axes": asdict(axes) if axes is not None else None,
-        }
+        facts = {"pixel_size": windows.pixel_size, "axes": windows.axes}
+        told = {name: None if one is None else asdict(one) for name, one in facts.items()}
+        return {"format": windows.format, "num_pages": windows.num_pages, **told}
 
 
 def _fact(found: Any) -> dict[str, Any]:
     return {"fact": asdict(found) if is_dataclass(found) else found}  # type: ignore[arg-type]
 
 
-def _share(descriptor: int, decoded: np.ndarray, valid_HW: Valid) -> dict[str, Any]:
-    """Put pixels, and where they are valid, into shared memory, if they fit."""
+def _share(descriptor: int, decoded: np.ndarray, valid_HW: decoding.Valid) -> dict[str, Any]:
     native = decoded.dtype.newbyteorder("=")
     image = np.ascontiguousarray(decoded, native)
     valid = b"" if valid_HW is None else np.ascontiguousarray(valid_HW).data.cast("B")
@@ -282,15 +270,11 @@ def _survey(path: Path) -> dict[str, Any]:
         with open_windows(path) as windows:
             infos = [windows.info(page) for page in range(windows.num_pages)]
     else:  # to open others by windows would unpack them
-        with decoder_of(path, name=one_line(path), any_page=True) as decoder:
+        with decoder_of(path, name=decoding.one_line(path), any_page=True) as decoder:
             infos = [decoder.info()]
-    return {
-        "needs_windows": is_large,
-        "num_pages": len(infos),
-        "num_pixels": sum(one.height * one.width for one in infos),
-        "height": infos[0].height,
-        "width": infos[0].width,
-    }
+    num_pixels = sum(one.height * one.width for one in infos)
+    first = {"height": infos[0].height, "width": infos[0].width}
+    return {"needs_windows": is_large, "num_pages": len(infos), "num_pixels": num_pixels, **first}
 
 
 def _address_space() -> int:

@@ -67,31 +67,24 @@ class Child:
             self.ask({"do": "close"}, name="an image", seconds=seconds)
 
     def exchange(
-        self, order: dict[str, Any], num_bytes: int, *, name: str, seconds: float
+        self, order: dict[str, Any], num_bytes: int, **how: Any
     ) -> tuple[dict[str, Any], mmap.mmap]:
         """Do as `ask`, with shared memory of so many bytes that the child may fill."""
         with shared_memory(num_bytes) as descriptor:
-            facts = self.ask(order, name=name, seconds=seconds, fds=[descriptor])
+            facts = self.ask(order, fds=[descriptor], **how)
             return facts, mmap.mmap(descriptor, 0)
 
     def fetch(
-        self,
-        order: dict[str, Any],
-        info: ImageInfo,
-        height: int,
-        width: int,
-        *,
-        name: str,
-        seconds: float,
+        self, order: dict[str, Any], info: ImageInfo, size: tuple[int, int], **how: Any
     ) -> tuple[Pixels, Valid]:
-        """Have pixels decoded, `height` x `width`; ImageError if it fails, or takes too much."""
-        shape = (height, width, info.channels)
+        """Have pixels decoded, of a height and width; raises as `ask`, which takes `how`."""
+        shape = (*size, info.channels)
         num_bytes = math.prod(shape) * np.dtype(info.dtype).itemsize
         num_shared = num_bytes + math.prod(shape[:2])
-        facts, shared = self.exchange(order, num_shared, name=name, seconds=seconds)
+        facts, shared = self.exchange(order, num_shared, **how)
         has_all = facts.pop("has_all", None) is True
         if facts != {"shape": list(shape), "dtype": info.dtype}:
-            raise unlike(name)
+            raise unlike(how["name"])
         valid_HW = np.frombuffer(shared, np.uint8, offset=num_bytes).reshape(shape[:2]) == 1
         image_HWC = np.frombuffer(shared, info.dtype, math.prod(shape)).reshape(shape)
         return image_HWC, None if has_all else valid_HW

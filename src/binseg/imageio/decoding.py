@@ -17,11 +17,12 @@ from PIL import Image
 from tifffile import TiffFileError
 
 from binseg.errors import ImageError
+from binseg.types import AnyImage, Mask
 
 Handle = io.BufferedReader | io.BytesIO  # An open file, or one in memory
 
-Pixels = Num[np.ndarray, "H W C"]  # An image as `read_image` gives it: uint8, uint16 or float32
-Valid = Bool[np.ndarray, "H W"] | None  # False where an image has no data; None: data everywhere
+Pixels = AnyImage  # An image as `read_image` gives it: uint8, uint16 or float32
+Valid = Mask | None  # False where an image has no data; None: data everywhere
 Reduction = Callable[[tuple[int, int]], int]  # Pixels a side averaged, by height and width
 Stored = Shaped[np.ndarray, "h w S"]  # Numbers of (a part of) an image as they are in the file
 Labels = Shaped[np.ndarray, "H W ..."]  # A mask's numbers, or its colours
@@ -38,7 +39,7 @@ SAMPLE_SIDE = 256  # Side of the windows that tell what a channel usually holds
 _MOST_SCANS = 100  # A progressive JPEG has some ten; each one costs as much time as the whole image
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ImageInfo:
     """Facts of a file's header, in terms of what `read_image` will give."""
 
@@ -60,7 +61,7 @@ class ImageInfo:
         return self.orientation != 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Decoder(ABC):
     """An image whose header was read; its pixels are still packed."""
 
@@ -104,20 +105,9 @@ def one_line(text: object) -> str:
 # What Pillow, tifffile and imagecodecs raise on files that are cut, edited or made up. RuntimeError
 # is the base of all of imagecodecs' errors, and tifffile asserts what it expects of a file.
 _BROKEN = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    Image.DecompressionBombError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TiffFileError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError),
+    *(RuntimeError, SyntaxError, TypeError, ValueError, struct.error, zlib.error),
+    *(Image.DecompressionBombError, TiffFileError),
 )
 
 
@@ -140,17 +130,14 @@ def check_size(name: str, *, height: int, width: int, channels: int, itemsize: i
     if height <= 0 or width <= 0 or channels <= 0:
         raise ImageError(f"{name}: {width} x {height} pixels; get it anew or leave it out")
     if height * width > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: {width} x {height} pixels are {height * width / 1e6:,.0f} megapixels; up to "
-            f"{MAX_PIXELS / 1e6:,.0f} are read at once, cut it into pieces"
-        )
-    num_bytes = height * width * channels * itemsize
-    if num_bytes > MAX_BYTES:
-        raise ImageError(
-            f"{name}: {width} x {height} pixels of {channels} channels take "
-            f"{num_bytes / 1e9:,.1f} GB; up to {MAX_BYTES / 1e9:,.1f} GB are read at once, "
-            "cut it into pieces"
-        )
+        most = f"up to {MAX_PIXELS / 1e6:,.0f} are read at once, cut it into pieces"
+        told = f"{width} x {height} pixels are {height * width / 1e6:,.0f} megapixels"
+        raise ImageError(f"{name}: {told}; {most}")
+    size = height * width * channels * itemsize / 1e9
+    if size > MAX_BYTES / 1e9:
+        most = f"up to {MAX_BYTES / 1e9:,.1f} GB are read at once, cut it into pieces"
+        told = f"{width} x {height} pixels of {channels} channels take {size:,.1f} GB"
+        raise ImageError(f"{name}: {told}; {most}")
 
 
 def check_scans(jpeg: bytes) -> None:
@@ -201,17 +188,13 @@ def turn(pixels: Labels, orientation: int) -> Shaped[np.ndarray, "..."]:
 def missing_in(
     pixels_HWC: Shaped[np.ndarray, "h w C"], value: float | None
 ) -> Bool[np.ndarray, "h w"]:
-    """Tell where pixels are no data: NaN, or the value that is declared to be none.
-
-    One channel of measurements is enough; colours must all be it, since black is one too.
-    """
+    """Tell where one channel of measurements, or a whole colour, is NaN or declared no data."""
+    missing = pixels_HWC == value
     if pixels_HWC.dtype.kind == "f":
         missing = np.isnan(pixels_HWC)
         if value is not None:
             # A tag is a text, which may have fewer digits than the number.
             missing |= np.isclose(pixels_HWC, value, rtol=1e-5, atol=0.0)
-        return np.asarray(missing.any(axis=2))
-    missing = pixels_HWC == value
     return np.asarray(missing.all(axis=2) if pixels_HWC.dtype.kind == "u" else missing.any(axis=2))
 
 
@@ -234,12 +217,7 @@ def usual_of(sample_NC: Shaped[np.ndarray, "N C"], value: float | None) -> Shape
 def without(
     pixels_HWC: Pixels, value: float, usual_C: Shaped[np.ndarray, "C"] | None = None
 ) -> tuple[Pixels, Valid]:
-    """Put what is usual in the place of a value that is declared to be no data, in a copy.
-
-    Returns:
-        The pixels, and False where there is no data; the same pixels and None where the value is
-        nowhere. Filled pixels hold the value no more, so that a second call changes nothing.
-    """
+    """Fill a declared value with the usual, in a copy, and give False there; None if nowhere."""
     missing_HW = missing_in(pixels_HWC, value)
     if not missing_HW.any():
         return pixels_HWC, None

@@ -24,12 +24,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from binseg.errors import ImageError
-from binseg.imageio.decoding import (
-    Decoder,
-    Handle,
-    broken_files,
-    one_line,
-)
+from binseg.imageio.decoding import Decoder, Handle, broken_files, one_line
 from binseg.imageio.medical import open_dicom, open_nifti
 from binseg.imageio.raster import encode_jpeg, encode_png, open_heic, open_numpy, open_raster
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
@@ -38,7 +33,7 @@ from binseg.storage import open_file
 HEAD = 352  # Bytes at a file's beginning that tell its format: NIfTI's mark comes last
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Format:
     """One image format: how its files are recognised, read and, where it can be, written."""
 
@@ -58,8 +53,7 @@ def _pillow(
     plugin: type[ImageFile], matches: Callable[[bytes], bool], *suffixes: str, **more: Any
 ) -> Format:
     """Describe a format of single images that one of Pillow's classes opens."""
-    opens = partial(open_raster, plugin=plugin)
-    return Format(suffixes=suffixes, matches=matches, open=opens, **more)
+    return Format(suffixes, matches, partial(open_raster, plugin=plugin), **more)
 
 
 def _is_webp(head: bytes) -> bool:
@@ -82,8 +76,7 @@ _JPEG, _JPEG2000 = b"\xff\xd8\xff", (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 FORMATS: Mapping[str, Format] = {
     "JPEG": _pillow(
-        JpegImageFile, _starts(_JPEG), ".jpg", ".jpeg", ".jpe", ".jfif", encode=encode_jpeg
-    ),
+        JpegImageFile, _starts(_JPEG), ".jpg", ".jpeg", ".jpe", ".jfif", encode=encode_jpeg),
     "PNG": _pillow(PngImageFile, _starts(b"\x89PNG\r\n\x1a\n"), ".png", encode=encode_png),
     "WEBP": _pillow(WebPImageFile, _is_webp, ".webp"),
     "BMP": _pillow(BmpImageFile, _starts(b"BM"), ".bmp"),
@@ -91,23 +84,14 @@ FORMATS: Mapping[str, Format] = {
     "PPM": _pillow(PpmImageFile, _is_ppm, ".ppm", ".pgm", ".pbm", ".pnm"),
     "JPEG2000": _pillow(Jpeg2KImageFile, _starts(*_JPEG2000), ".jp2", ".j2k"),
     "AVIF": _pillow(AvifImageFile, _is_iso(b"avif", b"avis"), ".avif"),
-    "HEIF": Format(suffixes=(".heic", ".heif"), matches=_is_iso(*_HEIC), open=open_heic),
-    "NPY": Format(suffixes=(".npy",), matches=_starts(b"\x93NUMPY"), open=open_numpy),
-    "TIFF": Format(
-        suffixes=(".tif", ".tiff", ".svs", ".lsm", ".btf", ".ndpi"),
-        matches=is_tiff,
-        open=open_tiff,
-        encode=encode_tiff,
-        stacks=True,
-    ),
-    "NIFTI": Format(suffixes=(".nii", ".gz"), matches=_is_nifti, open=open_nifti, stacks=True),
-    "DICOM": Format(
-        suffixes=(".dcm", ".dicom"),
-        matches=lambda head: head[128:132] == b"DICM",
-        open=open_dicom,
-        stacks=True,
-    ),
-}
+    "HEIF": Format((".heic", ".heif"), _is_iso(*_HEIC), open_heic),
+    "NPY": Format((".npy",), _starts(b"\x93NUMPY"), open_numpy),
+    "TIFF": Format((".tif", ".tiff", ".svs", ".lsm", ".btf", ".ndpi"), is_tiff, open_tiff,
+        encode_tiff, stacks=True),
+    "NIFTI": Format((".nii", ".gz"), _is_nifti, open_nifti, stacks=True),
+    "DICOM": Format((".dcm", ".dicom"), lambda head: head[128:132] == b"DICM", open_dicom,
+        stacks=True),
+}  # fmt: skip
 OTHERS: Mapping[str, tuple[str, bytes]] = {
     "Photoshop": ("export it as PNG or TIFF", b"8BPS"),
     "PDF": ("export its images as PNG", b"%PDF"),
@@ -180,10 +164,7 @@ def decoder_of(source: Path | bytes, *, name: str, **asked: Any) -> Iterator[Dec
 def choose(
     handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
 ) -> Decoder:
-    """Choose a decoder by the first bytes: suffixes lie (the Pet set has PNGs and GIFs named .jpg).
-
-    Stacks need a `page`, or `any_page` for the facts of the first. Raises ImageError.
-    """
+    """Choose a decoder by the first bytes; stacks need a `page`, or `any_page`. ImageError."""
     head = handle.read(HEAD)
     found = format_of(head)
     if found is None:

@@ -7,15 +7,7 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import ImageError, needing
-from binseg.imageio.decoding import (
-    Handle,
-    ImageInfo,
-    Labels,
-    Pixels,
-    as_given,
-    check_size,
-    given_dtype,
-)
+from binseg.imageio import decoding
 from binseg.imageio.raster import NumpyImage
 
 
@@ -29,20 +21,18 @@ class _Slice(NumpyImage):
     axes: str = ""
     scale: tuple[float, float] = (1.0, 0.0)  # Slope and intercept; masks are taken as stored
 
-    def info(self) -> ImageInfo:
-        """Give the facts of the image as `image` gives it."""
-        dtype = given_dtype(self.dtype) if self.scale == (1.0, 0.0) else "float32"
+    def info(self) -> decoding.ImageInfo:
+        dtype = decoding.given_dtype(self.dtype) if self.scale == (1.0, 0.0) else "float32"
         format_ = type(self).__name__.removeprefix("_")
         return replace(
             super().info(), num_pages=self.num_pages, dtype=dtype, format=format_, axes=self.axes
         )
 
-    def image(self) -> Pixels:
-        """Give the slice as it was measured."""
+    def image(self) -> decoding.Pixels:
         stored_HWC, (slope, intercept) = self._load(), self.scale
         if self.scale != (1.0, 0.0):
             stored_HWC = stored_HWC.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        return as_given(stored_HWC, name=self.name)
+        return decoding.as_given(stored_HWC, name=self.name)
 
 
 class _NIFTI(_Slice):
@@ -57,7 +47,7 @@ class _NIFTI(_Slice):
         pixels = np.frombuffer(stream.read(size), self.dtype)
         return pixels.astype(self.dtype.newbyteorder("=")).reshape(self.shape)
 
-    def labels(self, *, indices: bool = False) -> Labels:
+    def labels(self, *, indices: bool = False) -> decoding.Labels:
         """Give the numbers of a mask, scaled where that makes them whole, as it does 255 / 255."""
         stored_HW, (slope, intercept) = super().labels(indices=indices), self.scale
         scaled_HW = stored_HW * slope + intercept
@@ -78,7 +68,7 @@ class _DICOM(_Slice):
         return pixels_HWC
 
 
-def _unpacked(handle: Handle) -> Any:
+def _unpacked(handle: decoding.Handle) -> Any:
     handle.seek(0)
     is_packed = handle.read(2) == b"\x1f\x8b"
     handle.seek(0)
@@ -86,7 +76,7 @@ def _unpacked(handle: Handle) -> Any:
 
 
 def open_nifti(
-    handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
+    handle: decoding.Handle, *, name: str, page: int | None = None, any_page: bool = False
 ) -> _Slice:
     """Read the header of a NIfTI-1 volume; raises ImageError and MissingExtraError."""
     with needing("nibabel", extra="nifti", purpose=f"reading {name}"):
@@ -106,7 +96,7 @@ def open_nifti(
     if any(one != 1 for one in further):
         raise ImageError(f"{name}: holds several volumes; save each as a file of its own")
     shape = (height, width, 1)
-    check_size(name, height=height, width=width, channels=1, itemsize=dtype.itemsize)
+    decoding.check_size(name, height=height, width=width, channels=1, itemsize=dtype.itemsize)
     affine = header.get_best_affine()
     is_told = (header["sform_code"] or header["qform_code"]) and (affine != np.eye(4)).any()
     return _NIFTI(
@@ -118,7 +108,7 @@ def open_nifti(
 
 
 def open_dicom(
-    handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
+    handle: decoding.Handle, *, name: str, page: int | None = None, any_page: bool = False
 ) -> _Slice:
     """Read the header of a DICOM file; raises as `open_nifti`."""
     with needing("pydicom", extra="dicom", purpose=f"reading {name}"):
@@ -132,7 +122,9 @@ def open_dicom(
     shape = (int(found.Rows), int(found.Columns), int(found.get("SamplesPerPixel", 1)))
     bits, sign = int(found.BitsAllocated), "i" if found.get("PixelRepresentation", 0) else "u"
     depth = int(found.get("NumberOfFrames", 1) or 1)
-    check_size(name, height=shape[0], width=shape[1], channels=shape[2], itemsize=max(1, bits // 8))
+    decoding.check_size(
+        name, height=shape[0], width=shape[1], channels=shape[2], itemsize=max(1, bits // 8)
+    )
     return _DICOM(
         name=name, handle=handle, shape=shape, dtype=np.dtype(f"{sign}{max(1, bits // 8)}"),
         source=found, page=_chosen(page, depth, name, any_page=any_page), num_pages=depth,

@@ -13,20 +13,18 @@ _DOUBLES, _TEXTS = 34736, 34737
 _ASCII, _SHORT, _DOUBLE = 2, 3, 12
 _PROJECTED, _GEOGRAPHIC, _USER_DEFINED = 3072, 2048, 32767
 _MODEL_TYPE, _RASTER_TYPE, _POINT = 1024, 1025, 2
-_WORLD_SUFFIXES = {
-    ".tif": (".tfw", ".tifw", ".wld"),
-    ".tiff": (".tfw", ".tiffw", ".wld"),
-    ".jpg": (".jgw", ".jpgw", ".wld"),
-    ".jpeg": (".jgw", ".jpegw", ".wld"),
-    ".png": (".pgw", ".pngw", ".wld"),
-}
-_MICROMETRES = {
+_WORLD_SUFFIXES = {".tif": ".tfw", ".tiff": ".tfw", ".jpg": ".jgw", ".jpeg": ".jgw", ".png": ".pgw"}
+"""Usual ending of world files; also with a w behind the image's own, or .wld."""
+MICROMETRES = {
     **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer"), 1.0),
     "nm": 1e-3,
     "nanometer": 1e-3,
     "mm": 1e3,
+    "millimeter": 1e3,
     "cm": 1e4,
+    "centimeter": 1e4,
 }
+"""Lengths of units by their names in ImageJ, OME and OME-Zarr."""
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, tifffile.TiffFileError)
 _Transform = tuple[float, float, float, float, float, float]
 
@@ -37,6 +35,10 @@ class PixelSize:
 
     height: float
     width: float
+
+    def per_centimetre(self) -> tuple[float, float]:
+        """Count the pixels in a centimetre, across and down, as TIFF wants it."""
+        return 1e4 / self.width, 1e4 / self.height
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def _of_ome(xml: str | None) -> PixelSize | None:
         pixels = next(one for one in ET.fromstring(xml).iter() if one.tag.endswith("}Pixels"))
         sizes = [float(pixels.attrib[f"PhysicalSize{axis}"]) for axis in "YX"]
         units = [pixels.attrib.get(f"PhysicalSize{axis}Unit", "um") for axis in "YX"]
-        height, width = (s * _MICROMETRES[u] for s, u in zip(sizes, units, strict=True))
+        height, width = (s * MICROMETRES[u] for s, u in zip(sizes, units, strict=True))
     except (StopIteration, KeyError, ValueError, ET.ParseError):
         return None
     return PixelSize(height=height, width=width) if min(height, width) > 0 else None
@@ -103,7 +105,7 @@ def _of_resolution(file: tifffile.TiffFile) -> PixelSize | None:
     if metadata is not None:
         # Fiji writes the letter as an escape of six signs.
         unit = str(metadata.get("unit", "")).lower().replace(r"\u00b5", "u").replace(r"\u03bc", "u")
-        factor = _MICROMETRES.get(unit)
+        factor = MICROMETRES.get(unit)
     else:
         tag = page.tags.get("ResolutionUnit")
         factor = 1e4 if tag is not None and int(tag.value) == 3 else None
@@ -136,7 +138,6 @@ def georeference_of(path: Path) -> Georeference | None:
 
 
 def _copied(tags: dict[int, Any]) -> tuple[tuple[int, int, int, Any, bool], ...]:
-    """Copy a GeoTIFF's keys, of pixels' corners, as the transform is."""
     keys = [int(one) for one in tags.get(_KEYS, ())]
     for at in range(4, len(keys) - 3, 4):
         if keys[at] == _RASTER_TYPE:
@@ -144,8 +145,8 @@ def _copied(tags: dict[int, Any]) -> tuple[tuple[int, int, int, Any, bool], ...]
     found: list[tuple[int, int, int, Any, bool]] = []
     if keys:
         found.append((_KEYS, _SHORT, len(keys), tuple(keys), True))
-        if numbers := tags.get(_DOUBLES):
-            numbers = numbers if isinstance(numbers, tuple) else (numbers,)
+        if doubles := tags.get(_DOUBLES):
+            numbers = doubles if isinstance(doubles, tuple) else (doubles,)
             found.append((_DOUBLES, _DOUBLE, len(numbers), numbers, True))
         if text := tags.get(_TEXTS):
             found.append((_TEXTS, _ASCII, 0, text, True))
@@ -153,7 +154,6 @@ def _copied(tags: dict[int, Any]) -> tuple[tuple[int, int, int, Any, bool], ...]
 
 
 def _of_corners(transform: _Transform) -> _Transform:
-    """Move a transform of the middle of pixels to their corners."""
     a, b, c, d, e, f = transform
     return a, b, c - a / 2 - b / 2, d, e, f - d / 2 - e / 2
 
@@ -172,7 +172,8 @@ def _of_tags(tags: dict[int, Any]) -> _Transform | None:
 
 
 def _of_world_file(path: Path) -> _Transform | None:
-    for suffix in _WORLD_SUFFIXES.get(path.suffix.lower(), ()):
+    own = path.suffix.lower()
+    for suffix in (_WORLD_SUFFIXES[own], f"{own}w", ".wld") if own in _WORLD_SUFFIXES else ():
         try:
             text = path.with_suffix(suffix).read_text(encoding="ascii")
             a, d, b, e, x, y = map(float, text.split()[:6])

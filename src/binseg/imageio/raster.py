@@ -15,23 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFile
 
 from binseg.errors import ImageError, needing
-from binseg.imageio.decoding import (
-    Colours,
-    Cover,
-    Decoder,
-    Handle,
-    ImageInfo,
-    Labels,
-    Pixels,
-    as_given,
-    check_scans,
-    check_size,
-    finite_float32,
-    given_dtype,
-    orientation_of_exif,
-    swaps_sides,
-    turn,
-)
+from binseg.imageio import decoding
 
 _MAX_FILE_BYTES = 2_000_000_000
 _MOST_SEGMENTS = 5_000  # Blocks before a JPEG's pixels; a colour profile of 16 MB has 255
@@ -50,62 +34,56 @@ _GREY = {
 """Pillow's modes of one channel, and the type that `image_of` gives; others become 8-bit RGB."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Raster(Decoder):
+@dataclass(frozen=True)
+class Raster(decoding.Decoder):
     """A file that one of Pillow's classes opened."""
 
-    handle: Handle
+    handle: decoding.Handle
     pil_image: ImageFile.ImageFile
     format: str
     bits: int  # Bits a sample (PNG) or pixel (BMP), 8 elsewhere
     orientation: int
 
-    def info(self) -> ImageInfo:
+    def info(self) -> decoding.ImageInfo:
         """Give the facts of the image as `image` gives it."""
         width, height = self.pil_image.size
-        if swaps_sides(self.orientation):
+        if decoding.swaps_sides(self.orientation):
             height, width = width, height
         mode = self.pil_image.mode
-        return ImageInfo(
-            height=height,
-            width=width,
-            channels=1 if mode in _GREY else 3,
-            dtype="uint16" if self.bits == 16 else _GREY.get(mode, "uint8"),
-            mode=mode,
-            format=self.format,
-            orientation=self.orientation,
-        )
+        dtype = "uint16" if self.bits == 16 else _GREY.get(mode, "uint8")
+        shown = (1 if mode in _GREY else 3, dtype, mode, self.format)
+        return decoding.ImageInfo(height, width, *shown, orientation=self.orientation)
 
-    def image(self) -> Pixels:
+    def image(self) -> decoding.Pixels:
         """Decode the pixels, turned."""
         fast = self._fast()
         pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
-        return turn(pixels, self.orientation)
+        return decoding.turn(pixels, self.orientation)
 
-    def reduced(self, by: int) -> Pixels:
+    def reduced(self, by: int) -> decoding.Pixels:
         """Decode a JPEG at an 8th, a quarter or a half: its blocks are averaged unseen."""
         by = min(by, reduced_by(self.info()))
         if by == 1:
             return self.image()
-        check_scans(self._bytes())
+        decoding.check_scans(self._bytes())
         width, height = self.pil_image.size
         self.pil_image.draft(None, (width // by, height // by))
         assert self.pil_image.size == (-(-width // by), -(-height // by)), self.pil_image.size
-        return turn(image_of(self.pil_image, name=self.name), self.orientation)
+        return decoding.turn(image_of(self.pil_image, name=self.name), self.orientation)
 
-    def cover(self) -> Cover:
+    def cover(self) -> decoding.Cover:
         """Give transparency, turned, and ICC profile."""
         icc = self.pil_image.info.get("icc_profile") or None
         if not self.pil_image.has_transparency_data:
             return None, icc
         alpha_HW = np.asarray(self.pil_image.convert("RGBA").getchannel("A"))
-        return turn(alpha_HW, self.orientation), icc
+        return decoding.turn(alpha_HW, self.orientation), icc
 
-    def palette(self) -> Colours | None:
+    def palette(self) -> decoding.Colours | None:
         """Give the colours of a palette, where there is one."""
         return _palette_of(self.pil_image) if self.pil_image.mode in ("P", "PA") else None
 
-    def labels(self, *, indices: bool = False) -> Labels:
+    def labels(self, *, indices: bool = False) -> decoding.Labels:
         """Decode the raw values, turned: colours or indices of a palette, 0 and 1 of 1 bit."""
         fast = self._fast()
         if fast is not None:
@@ -115,12 +93,12 @@ class Raster(Decoder):
             if self.format == "PNG" and self.pil_image.mode == "L" and self.bits < 8:
                 # Pillow stretches 2 and 4 bits to 0..255; labels are the numbers in the file.
                 pixels = pixels // np.uint8(255 // (2**self.bits - 1))
-        return turn(pixels, self.orientation)
+        return decoding.turn(pixels, self.orientation)
 
-    def _fast(self) -> Pixels | None:
+    def _fast(self) -> decoding.Pixels | None:
         """Decode straight into an array (JPEG: 3 times as fast; PNG: all 16 bits), or give None."""
         data = self._bytes() if self.format == "JPEG" else b""
-        check_scans(data)
+        decoding.check_scans(data)
         if self.format == "PNG" and self.bits == 16:
             pixels = imagecodecs.png_decode(_only_pixels(self._bytes()))
         elif self.format == "JPEG" and self.pil_image.mode in ("L", "RGB"):
@@ -140,25 +118,21 @@ class Raster(Decoder):
 
     def _bytes(self) -> bytes:
         if self.handle.seek(0, io.SEEK_END) > _MAX_FILE_BYTES:
-            raise ImageError(
-                f"{self.name}: larger than {_MAX_FILE_BYTES / 1e9:g} GB; cut it into pieces"
-            )
+            most = f"{_MAX_FILE_BYTES / 1e9:g} GB"
+            raise ImageError(f"{self.name}: larger than {most}; cut it into pieces")
         self.handle.seek(0)
         data = self.handle.read()
         self.handle.seek(0)
         return data
 
 
-def reduced_by(info: ImageInfo) -> int:
+def reduced_by(info: decoding.ImageInfo) -> int:
     """Tell by how much at most a decoder can reduce an image of this header as it decodes."""
     return _MOST_REDUCED if info.format == "JPEG" and info.mode in ("L", "RGB") else 1
 
 
-def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile]) -> Raster:
-    """Read a header by one of Pillow's classes; ImageError for damaged, animated or too large.
-
-    `Image.open` isn't asked: its limit on pixels is global, and it takes any plug-in's claim.
-    """
+def open_raster(handle: decoding.Handle, *, name: str, plugin: type[ImageFile.ImageFile]) -> Raster:
+    """Read a header by Pillow's class alone, whose limits are ours; raises ImageError."""
     format_ = str(plugin.format)
     handle.seek(0)
     head = handle.read(32).ljust(32, b"\0")  # PPMs may be shorter
@@ -176,29 +150,20 @@ def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile])
     exif = pil_image.info.get("exif")
     if exif is None and format_ == "PNG":
         exif = _late_exif(handle)
-    orientation = orientation_of_exif(exif) if isinstance(exif, bytes) else 1
+    orientation = decoding.orientation_of_exif(exif) if isinstance(exif, bytes) else 1
     if animated:
-        raise ImageError(
-            f"{name}: an animation of {getattr(pil_image, 'n_frames', 2)} frames; save the frames "
-            "as single images"
-        )
+        told = f"an animation of {getattr(pil_image, 'n_frames', 2)} frames"
+        raise ImageError(f"{name}: {told}; save the frames as single images")
     raw = bool(pil_image.tile) and pil_image.tile[0][0] == "raw"  # takes a bit a pixel at least
     if raw and handle.seek(0, io.SEEK_END) - int(pil_image.tile[0][2]) < width * height / 8:
         raise ImageError(f"{name}: the file is damaged or cut off; get it anew or leave it out")
     channels = _CMYK_PEAK if pil_image.mode == "CMYK" else 3
     itemsize = 2 if bits == 16 else 1
-    check_size(name, height=height, width=width, channels=channels, itemsize=itemsize)
-    return Raster(
-        name=name,
-        handle=handle,
-        pil_image=pil_image,
-        format=format_,
-        bits=bits,
-        orientation=orientation,
-    )
+    decoding.check_size(name, height=height, width=width, channels=channels, itemsize=itemsize)
+    return Raster(name, handle, pil_image, format_, bits, orientation)
 
 
-def _check_segments(handle: Handle, name: str) -> None:
+def _check_segments(handle: decoding.Handle, name: str) -> None:
     """Refuse a JPEG of endless blocks, each of which Pillow would keep."""
     handle.seek(2)
     for _ in range(_MOST_SEGMENTS):
@@ -210,7 +175,7 @@ def _check_segments(handle: Handle, name: str) -> None:
     raise ImageError(f"{name}: thousands of blocks before the pixels; save it again")
 
 
-def _chunks(handle: Handle) -> Iterator[tuple[bytes, int]]:
+def _chunks(handle: decoding.Handle) -> Iterator[tuple[bytes, int]]:
     """Go through a PNG: the kind and the length of each chunk, where its content begins."""
     handle.seek(8)
     while len(header := handle.read(8)) == 8:
@@ -233,7 +198,7 @@ def _only_pixels(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _late_exif(handle: Handle) -> bytes | None:
+def _late_exif(handle: decoding.Handle) -> bytes | None:
     """Find a PNG's EXIF block behind the pixels, where Pillow sees it only after decoding."""
     back = handle.tell()
     found = None
@@ -247,30 +212,23 @@ def _late_exif(handle: Handle) -> bytes | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NumpyImage(Decoder):
+class NumpyImage(decoding.Decoder):
     """An array that numpy saved: height x width, with channels last if there are any."""
 
-    handle: Handle
+    handle: decoding.Handle
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
 
-    def info(self) -> ImageInfo:
+    def info(self) -> decoding.ImageInfo:
         """Give the facts of the image as `image` gives it."""
-        height, width, channels = self.shape
-        return ImageInfo(
-            height=height,
-            width=width,
-            channels=channels,
-            dtype=given_dtype(self.dtype),
-            mode=str(self.dtype),
-            format="NPY",
-        )
+        dtype = decoding.given_dtype(self.dtype)
+        return decoding.ImageInfo(*self.shape, dtype, str(self.dtype), "NPY")
 
-    def image(self) -> Pixels:
+    def image(self) -> decoding.Pixels:
         """Give the pixels."""
-        return as_given(self._load(), name=self.name)
+        return decoding.as_given(self._load(), name=self.name)
 
-    def labels(self, *, indices: bool = False) -> Labels:
+    def labels(self, *, indices: bool = False) -> decoding.Labels:
         """Give the numbers of a mask, which must be whole."""
         del indices
         array_HWC = self._load()
@@ -286,38 +244,36 @@ class NumpyImage(Decoder):
         return np.asarray(np.load(self.handle, allow_pickle=False)).reshape(self.shape)
 
 
-def open_numpy(handle: Handle, *, name: str) -> NumpyImage:
+def open_numpy(handle: decoding.Handle, *, name: str) -> NumpyImage:
     """Read an array that numpy saved, but no objects, which may be programs; raises ImageError."""
     handle.seek(0)
     version = np.lib.format.read_magic(handle)
     read = np.lib.format.read_array_header_1_0
     shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(handle)
     if len(shape) not in (2, 3) or dtype.kind not in "buif":
-        raise ImageError(
-            f"{name}: an array of shape {shape} and type {dtype}; give height x width, or height x "
-            "width x channels, of numbers"
-        )
+        wanted = "give height x width, or height x width x channels, of numbers"
+        raise ImageError(f"{name}: an array of shape {shape} and type {dtype}; {wanted}")
     height, width, channels = (*shape, 1)[:3]
     if channels > _MOST_CHANNELS or height <= _FIRST_CHANNELS < channels:
-        raise ImageError(
-            f"{name}: an array of shape {shape}; give height x width x channels (up to "
-            f"{_MOST_CHANNELS}), one array an image"
-        )
-    check_size(name, height=height, width=width, channels=channels, itemsize=dtype.itemsize)
+        wanted = f"give height x width x channels (up to {_MOST_CHANNELS}), one array an image"
+        raise ImageError(f"{name}: an array of shape {shape}; {wanted}")
+    decoding.check_size(
+        name, height=height, width=width, channels=channels, itemsize=dtype.itemsize
+    )
     begin = handle.tell()
     if handle.seek(0, io.SEEK_END) - begin < height * width * channels * dtype.itemsize:
         raise ValueError(f"{width} x {height} pixels are not in it")
     return NumpyImage(name=name, handle=handle, shape=(height, width, channels), dtype=dtype)
 
 
-def open_heic(handle: Handle, *, name: str) -> Raster:
+def open_heic(handle: decoding.Handle, *, name: str) -> Raster:
     """Read the header of a HEIC photo; raises as `open_raster`, and MissingExtraError."""
     with needing("pillow-heif", extra="heic", purpose=f"reading {name}"):
         from pillow_heif import HeifImageFile
     return open_raster(handle, name=name, plugin=HeifImageFile)
 
 
-def image_of(pil_image: Image.Image, *, name: str) -> Pixels:
+def image_of(pil_image: Image.Image, *, name: str) -> decoding.Pixels:
     """A Pillow image's pixels as colour or grey, without alpha, not turned."""
     mode = pil_image.mode
     if mode == "1":
@@ -330,7 +286,7 @@ def image_of(pil_image: Image.Image, *, name: str) -> Pixels:
     if mode.startswith("I;16"):
         return np.asarray(pil_image).astype(np.uint16)[:, :, None]
     if mode in ("I", "F"):
-        return finite_float32(np.asarray(pil_image), name=name)[:, :, None]
+        return decoding.finite_float32(np.asarray(pil_image), name=name)[:, :, None]
     if mode in ("RGB", "RGBA", "RGBX"):
         return np.ascontiguousarray(np.asarray(pil_image)[:, :, :3])
     width, height = pil_image.size
@@ -341,7 +297,7 @@ def image_of(pil_image: Image.Image, *, name: str) -> Pixels:
     return image_HWC
 
 
-def labels_of(pil_image: Image.Image, *, name: str, indices: bool = False) -> Labels:
+def labels_of(pil_image: Image.Image, *, name: str, indices: bool = False) -> decoding.Labels:
     """Give a Pillow image's raw values: H x W of numbers, or H x W x 3 of colours."""
     mode = pil_image.mode
     if mode == "1":
@@ -361,7 +317,7 @@ def _indices_of(pil_image: Image.Image) -> UInt8[np.ndarray, "H W"]:
 
 
 def through_palette(
-    indices_HW: UInt8[np.ndarray, "H W"], colours_N3: Colours
+    indices_HW: UInt8[np.ndarray, "H W"], colours_N3: decoding.Colours
 ) -> UInt8[np.ndarray, "H W ..."]:
     """Look a mask's indices up: H x W of grey levels where only greys are used, else colours."""
     used = np.flatnonzero(np.bincount(indices_HW.ravel(), minlength=len(colours_N3)))

@@ -3,8 +3,7 @@
 import atexit
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,8 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import ImageError
+from binseg.imageio import decoding
 from binseg.imageio.cage import Cage, CagedImage
-from binseg.imageio.decoding import (
-    Colours,
-    Cover,
-    Decoder,
-    ImageInfo,
-    Labels,
-    Pixels,
-    ReadAs,
-    Reduction,
-    Valid,
-    one_line,
-)
 from binseg.imageio.formats import HEAD, decoder_of, format_of, opened
 from binseg.imageio.metadata import Georeference, PixelSize, georeference_of, pixel_size_of
 from binseg.imageio.windows import Windows, is_for_windows, open_windows
@@ -37,13 +25,13 @@ _cages: dict[int, Cage] = {}
 _lock = threading.Lock()
 
 
-def probe(path: Path) -> ImageInfo:
+def probe(path: Path) -> decoding.ImageInfo:
     """Read an image's header only; of many pages, the first page's. Raises ImageError."""
     with _decoder(path, any_page=True) as decoder:
         return decoder.info()
 
 
-def read_image(path: Path, *, page: int | None = None) -> Pixels:
+def read_image(path: Path, *, page: int | None = None) -> decoding.Pixels:
     """Read an image as it is meant to be seen: turned by its EXIF, palette applied, no alpha.
 
     Args:
@@ -61,19 +49,16 @@ def read_image(path: Path, *, page: int | None = None) -> Pixels:
         return decoder.image()
 
 
-def read_palette(path: Path, *, page: int | None = None) -> Colours | None:
+def read_palette(path: Path, *, page: int | None = None) -> decoding.Colours | None:
     """Read the colours that an image's indices stand for, or None where it has no palette."""
     with _decoder(path, page=page) as decoder:
         return decoder.palette()
 
 
-def read_labels(path: Path, *, page: int | None = None, read_as: ReadAs = "colours") -> Labels:
-    """Read a mask file's own numbers, turned by its EXIF.
-
-    Gives integers H x W (0 and 1 of a 1-bit file), or uint8 H x W x 3 for colours; a palette's
-    indices instead of its colours, or the transparency, 0 to 255, as `read_as` says. Raises
-    ImageError as `read_image`, and for fractions.
-    """
+def read_labels(
+    path: Path, *, page: int | None = None, read_as: decoding.ReadAs = "colours"
+) -> decoding.Labels:
+    """Read a mask's integers H x W, or colours, as `read_as` says; ImageError for fractions."""
     with _decoder(path, page=page) as decoder:
         if read_as != "alpha":
             return decoder.labels(indices=read_as == "indices")
@@ -81,50 +66,43 @@ def read_labels(path: Path, *, page: int | None = None, read_as: ReadAs = "colou
         return np.full((info.height, info.width), 255, np.uint8) if opacity is None else opacity
 
 
-def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
+def read_pixels(path: Path, *, page: int | None = None) -> tuple[decoding.Pixels, decoding.Valid]:
     """Read an image, and False where it has no data (filled with the channel's median), or None."""
     with _decoder(path, page=page) as decoder:
         return decoder.image(), decoder.valid()
 
 
 def read_reduced(
-    source: Path | bytes, reduction: Reduction, *, name: str = "", page: int | None = None
-) -> tuple[Pixels, Valid, tuple[int, int]]:
-    """Do as `read_pixels`, but average a JPEG over squares of pixels, and give the file's size too.
-
-    `reduction` tells the squares' side, a power of two, by height and width; `name` is for errors.
-    """
+    source: Path | bytes, reduction: decoding.Reduction, *, name: str = "", page: int | None = None
+) -> tuple[decoding.Pixels, decoding.Valid, tuple[int, int]]:
+    """Do as `read_pixels`, averaging a JPEG as `reduction` says of its size, which comes too."""
     with _decoder(source, name=name, page=page) as decoder:
         info = decoder.info()
         size = (info.height, info.width)
         return decoder.reduced(reduction(size)), decoder.valid(), size
 
 
-def read_cover(source: Path | bytes, *, page: int | None = None) -> Cover:
+def read_cover(source: Path | bytes, *, page: int | None = None) -> decoding.Cover:
     """Read the transparency and the ICC profile of the colours; raises as `read_image`."""
     name = "the image" if isinstance(source, bytes) else ""
     with _decoder(source, name=name, page=page) as decoder:
         return decoder.cover()
 
 
-def decode_image(data: bytes, *, name: str) -> Pixels:
+def decode_image(data: bytes, *, name: str) -> decoding.Pixels:
     """Read an image from memory, which errors call `name`; see `read_image`."""
     with _decoder(data, name=name) as decoder:
         return decoder.image()
 
 
 def read_pixel_size(path: Path | bytes) -> PixelSize | None:
-    """Read the size of a pixel that a TIFF states (see `metadata.pixel_size_of`).
-
-    Of a file in memory that asks to be turned it is None, and what is no image is an ImageError.
-    """
+    """Read a pixel's size that a TIFF states; of bytes that ask to be turned it is None."""
     if isinstance(path, bytes):
         with _decoder(path, name="the image", any_page=True) as decoder:
             return decoder.pixel_size() if isinstance(decoder, CagedImage) else None
     if (cage := _cage_if_read(path)) is None:
         return pixel_size_of(path)
-    size = cage.fact("pixel_size", path)
-    return PixelSize(**size) if size else None
+    return PixelSize(**size) if (size := cage.fact("pixel_size", path)) else None
 
 
 def read_georeference(path: Path) -> Georeference | None:
@@ -143,21 +121,18 @@ def needs_windows(path: Path) -> bool:
     return is_for_windows(path) if cage is None else bool(cage.fact("is_for_windows", path))
 
 
-@contextmanager
-def caged_windows(path: Path) -> Iterator[Windows]:
+def caged_windows(path: Path) -> AbstractContextManager[Windows]:
     """Open an image of any size in a child; raises as `Cage.windows`."""
     is_missing = is_zarr(path) and find_spec("zarr") is None  # said here
-    with open_windows(path) if is_missing else _cage().windows(path) as windows:
-        yield windows
+    return open_windows(path) if is_missing else _cage().windows(path)
 
 
-@contextmanager
-def _decoder(source: Path | bytes, *, name: str = "", **asked: Any) -> Iterator[Decoder]:
-    name = name or one_line(source)  # bytes have a name
+def _decoder(
+    source: Path | bytes, *, name: str = "", **asked: Any
+) -> AbstractContextManager[decoding.Decoder]:
+    name = name or decoding.one_line(source)  # bytes have a name
     cage = _cage_for(source)
-    opened_by = decoder_of if cage is None else cage.open
-    with opened_by(source, name=name, **asked) as decoder:
-        yield decoder
+    return (decoder_of if cage is None else cage.open)(source, name=name, **asked)
 
 
 def _cage_for(source: Path | bytes) -> Cage | None:

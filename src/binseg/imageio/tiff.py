@@ -13,37 +13,8 @@ from jaxtyping import Bool, Num, Shaped
 from PIL import Image
 
 from binseg.errors import ImageError
-from binseg.imageio.decoding import (
-    Cache,
-    Colours,
-    Cover,
-    Decoder,
-    Handle,
-    ImageInfo,
-    Labels,
-    Pixels,
-    Stored,
-    Valid,
-    as_given,
-    check_size,
-    diagonal,
-    finite_float32,
-    given_dtype,
-    missing_in,
-    swaps_sides,
-    turn,
-    usual_of,
-)
+from binseg.imageio import decoding, tiff_parts
 from binseg.imageio.raster import through_palette
-from binseg.imageio.tiff_parts import (
-    Layout,
-    Pieces,
-    TiffContent,
-    check_compression,
-    check_pieces,
-    list_tiff,
-    page_of,
-)
 
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -58,12 +29,12 @@ _JPEG = (6, 7)  # Compressions whose colours the decoder already turned into RGB
 _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATED", 6: "YCBCR"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class TiffImage(Decoder):
+@dataclass(frozen=True)
+class TiffImage(decoding.Decoder):
     """One image of a TIFF file whose tags were read."""
 
     pages: tuple[tifffile.TiffPage, ...]  # One, unless the layout spreads the image over several
-    layout: Layout
+    layout: tiff_parts.Layout
     kind: str
     bits: int  # Bits a sample
     num_pages: int
@@ -83,38 +54,32 @@ class TiffImage(Decoder):
             return len(self.pages), height, width
         return height, width, samples * contiguous
 
-    def info(self) -> ImageInfo:
+    def info(self) -> decoding.ImageInfo:
         """Give the facts of the image as `image` gives it."""
         height, width, _ = self.stored_shape()
-        if swaps_sides(self.orientation):
+        if decoding.swaps_sides(self.orientation):
             height, width = width, height
         is_rgb = self.kind in ("PALETTE", "SEPARATED")
         assert self.page.dtype is not None, "open_tiff refuses those"
-        return ImageInfo(
-            height=height,
-            width=width,
-            channels=3 if is_rgb else self._colours(),
-            dtype="uint8" if is_rgb else given_dtype(self.page.dtype, self.bits),
-            mode="MINISBLACK" if self.kind == "MINISWHITE" and self._is_as_stored() else self.kind,
-            format="TIFF",
-            num_pages=self.num_pages,
-            nodata=self._nodata,
-            keeps_alpha=self.keeps_alpha,
-            orientation=self.orientation,
-        )
+        dtype = "uint8" if is_rgb else decoding.given_dtype(self.page.dtype, self.bits)
+        is_black = self.kind == "MINISWHITE" and self._is_as_stored()
+        shown = (3 if is_rgb else self._colours(), dtype, "MINISBLACK" if is_black else self.kind)
+        pages = ("TIFF", self.num_pages, self.orientation)
+        missing = (self._nodata, self.keeps_alpha)
+        return decoding.ImageInfo(height, width, *shown, *pages, *missing)
 
-    def image(self) -> Pixels:
+    def image(self) -> decoding.Pixels:
         """Decode the pixels, turned."""
-        return turn(self.colours_of(self._stored), self.orientation)
+        return decoding.turn(self.colours_of(self._stored), self.orientation)
 
-    def valid(self) -> Valid:
+    def valid(self) -> decoding.Valid:
         """Tell where there is data, turned; None where the file has it everywhere."""
         if not self.may_miss:
             return None
         missing_HW = self.missing(self._stored)
-        return turn(~missing_HW, self.orientation) if missing_HW.any() else None
+        return decoding.turn(~missing_HW, self.orientation) if missing_HW.any() else None
 
-    def colours_of(self, stored_HWC: Stored) -> Pixels:
+    def colours_of(self, stored_HWC: decoding.Stored) -> decoding.Pixels:
         """Turn the stored numbers of any part of the image into pixels (uint8, uint16, float32)."""
         if self.may_miss:
             missing_HW = self.missing(stored_HWC)
@@ -125,25 +90,25 @@ class TiffImage(Decoder):
             return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
         return self._stretched(pixels_HWC)
 
-    def cover(self) -> Cover:
+    def cover(self) -> decoding.Cover:
         """Give the transparency that is left out, turned, and the ICC profile."""
         tag, at = self.page.tags.get(_ICC), self._colours()
         icc = tag.value if tag is not None and isinstance(tag.value, bytes) else None
         if self.layout != "page" or at == self.stored_shape()[2] or self.bits not in (8, 16):
             return None, icc
         alpha_HW = self._stored[:, :, at] >> (self.bits - 8)
-        return turn(alpha_HW.astype(np.uint8), self.orientation), icc
+        return decoding.turn(alpha_HW.astype(np.uint8), self.orientation), icc
 
-    def palette(self) -> Colours | None:
+    def palette(self) -> decoding.Colours | None:
         """Give the colours of a palette, where there is one."""
         return self._palette() if self.kind == "PALETTE" else None
 
-    def labels(self, *, indices: bool = False) -> Labels:
+    def labels(self, *, indices: bool = False) -> decoding.Labels:
         """Decode the raw values, turned; numbers must be whole, colours 8-bit."""
         pixels_HWC = self._meant(self._stored)
         if self.kind == "PALETTE" and not indices:
             labels = through_palette(pixels_HWC[:, :, 0].astype(np.uint8), self._palette())
-            return turn(labels, self.orientation)
+            return decoding.turn(labels, self.orientation)
         channels = pixels_HWC.shape[2]
         if channels not in (1, 3):
             raise ImageError(f"{self.name}: {channels} channels; a mask has 1, or 3 for colours")
@@ -152,10 +117,10 @@ class TiffImage(Decoder):
         elif pixels_HWC.dtype.kind == "f":
             pixels_HWC = _whole(pixels_HWC, name=self.name)
         if channels == 1:
-            return turn(pixels_HWC[:, :, 0], self.orientation)
+            return decoding.turn(pixels_HWC[:, :, 0], self.orientation)
         if pixels_HWC.min() < 0 or pixels_HWC.max() > 255:
             raise ImageError(f"{self.name}: colours above 255; save the mask as 8-bit RGB")
-        return turn(pixels_HWC.astype(np.uint8, copy=False), self.orientation)
+        return decoding.turn(pixels_HWC.astype(np.uint8, copy=False), self.orientation)
 
     def _colours(self) -> int:
         """Channels without alpha."""
@@ -183,7 +148,6 @@ class TiffImage(Decoder):
 
     @cached_property
     def _nodata(self) -> float | None:
-        """The value that GDAL's tag declares to be none."""
         tag = self.page.tags.get(_GDAL_NODATA)
         try:
             return None if tag is None else float(str(tag.value).strip("\0 "))
@@ -195,32 +159,30 @@ class TiffImage(Decoder):
         """Tell whether some pixels may be no data."""
         return self._nodata is not None or self._is_float
 
-    def missing(self, stored_HWC: Stored) -> Bool[np.ndarray, "h w"]:
+    def missing(self, stored_HWC: decoding.Stored) -> Bool[np.ndarray, "h w"]:
         """Tell where there is no data: NaN, or the declared value."""
-        return missing_in(stored_HWC[:, :, : self._colours()], self._nodata)
+        return decoding.missing_in(stored_HWC[:, :, : self._colours()], self._nodata)
 
     @cached_property
     def _sample(self) -> Shaped[np.ndarray, "N S"]:
         """Some of the stored pixels, from windows along the image's diagonal."""
         _, _, height, width, _ = self.page.shaped
         try:
-            pieces = pieces_of(self, Cache())
+            pieces = pieces_of(self, decoding.Cache())
         except ImageError:  # it can't be read in parts
             return self._stored.reshape(-1, self._stored.shape[2])
-        windows = [read_pieces(pieces, *window) for window in diagonal(height, width)]
+        windows = [read_pieces(pieces, *window) for window in decoding.diagonal(height, width)]
         return np.concatenate([one.reshape(-1, one.shape[2]) for one in windows])
 
     @cached_property
     def _usual(self) -> Shaped[np.ndarray, "S"]:
-        """The median of each channel where there is data."""
-        return usual_of(self._sample, self._nodata)
+        return decoding.usual_of(self._sample, self._nodata)
 
     @cached_property
-    def _stored(self) -> Stored:
-        """The numbers in the file, all samples, channels last."""
+    def _stored(self) -> decoding.Stored:
         for one in self.pages:
             _check_packing(self.name, one)
-            check_pieces(one)
+            tiff_parts.check_pieces(one)
         stored = [one.asarray().reshape(one.shaped)[:, 0] for one in self.pages]
         if self.layout == "page a channel":
             return np.stack([one[0, :, :, 0] for one in stored], axis=2)
@@ -228,7 +190,7 @@ class TiffImage(Decoder):
             return np.stack([one[0, :, :, 0] for one in stored])
         return np.moveaxis(stored[0], 0, 2).reshape(self.stored_shape())
 
-    def _meant(self, pixels_HWC: Stored) -> Shaped[np.ndarray, "h w C"]:
+    def _meant(self, pixels_HWC: decoding.Stored) -> Shaped[np.ndarray, "h w C"]:
         """Without alpha, inks as RGB, black as 0; otherwise the numbers as stored."""
         if self.kind == "SEPARATED":
             return _rgb_of_cmyk(pixels_HWC)
@@ -258,30 +220,34 @@ class TiffImage(Decoder):
             return True  # negative numbers and fractions have no white to start from
         return self.bits == 1 and by_tifffile
 
-    def _stretched(self, pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Pixels:
+    def _stretched(self, pixels_HWC: Shaped[np.ndarray, "H W C"]) -> decoding.Pixels:
         """To uint8, uint16 or float32; odd depths (4, 12 bits) fill the range of their type."""
         depth, kind = 8 * pixels_HWC.dtype.itemsize, pixels_HWC.dtype.kind
         if kind != "u" or not self.bits < depth <= 16:  # above it where 16-bit inks became RGB
-            return as_given(pixels_HWC, name=self.name)
+            return decoding.as_given(pixels_HWC, name=self.name)
         most, full = 2**self.bits - 1, np.iinfo(pixels_HWC.dtype).max
         stretched = np.rint(np.arange(most + 1) * (full / most)).astype(pixels_HWC.dtype)
         return np.asarray(stretched[pixels_HWC])
 
-    def _palette(self) -> Colours:
+    def _palette(self) -> decoding.Colours:
         colours = np.asarray(self.page.colormap).T
         # The standard has 16-bit colours; files with 8-bit numbers in them are common.
         return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
 
 
-def pieces_of(image: TiffImage, cache: Cache, *, key: int = 0, skip: int = 0) -> list[Pieces]:
+def pieces_of(
+    image: TiffImage, cache: decoding.Cache, *, key: int = 0, skip: int = 0
+) -> list[tiff_parts.Pieces]:
     """Make each page of an image readable by windows; see `Pieces`."""
     return [
-        Pieces(one, name=image.name, cache=cache, key=key + index, skip=skip)
+        tiff_parts.Pieces(one, name=image.name, cache=cache, key=key + index, skip=skip)
         for index, one in enumerate(image.pages)
     ]
 
 
-def read_pieces(pieces: Sequence[Pieces], top: int, left: int, height: int, width: int) -> Stored:
+def read_pieces(
+    pieces: Sequence[tiff_parts.Pieces], top: int, left: int, height: int, width: int
+) -> decoding.Stored:
     """Read a window of stored numbers, the channels of all pages."""
     return np.concatenate([one.read(top, left, height, width) for one in pieces], axis=2)
 
@@ -291,44 +257,33 @@ def is_tiff(head: bytes) -> bool:
     return head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
-def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) -> TiffImage:
+def open_tiff(handle: decoding.Handle, *, name: str, page: int | None, any_page: bool) -> TiffImage:
     """Read the tags of one image (of the first with `any_page`); ImageError if it can't be read."""
-    content = list_tiff(handle)
+    content = tiff_parts.list_tiff(handle)
     if content.num_hidden:
-        raise ImageError(
-            f"{name}: an ImageJ stack of {content.num_hidden} images under one page; save it as "
-            "BigTIFF, or as one file an image"
-        )
-    if page is None and content.num_pages > 1 and not any_page:
-        raise ImageError(
-            f"{name}: a stack of {content.num_pages} pages; name one of them, 0 to "
-            f"{content.num_pages - 1}"
-        )
+        told = f"an ImageJ stack of {content.num_hidden} images under one page"
+        raise ImageError(f"{name}: {told}; save it as BigTIFF, or as one file an image")
+    if page is None and (num := content.num_pages) > 1 and not any_page:
+        raise ImageError(f"{name}: a stack of {num} pages; name one of them, 0 to {num - 1}")
     image = image_of(content, 0 if page is None else page, name=name)
     height, width, channels = image.stored_shape()
     assert image.page.dtype is not None, "image_of refuses those"
     itemsize = image.page.dtype.itemsize
-    check_size(name, height=height, width=width, channels=channels, itemsize=itemsize)
+    decoding.check_size(name, height=height, width=width, channels=channels, itemsize=itemsize)
     return image
 
 
-def image_of(content: TiffContent, page: int, *, name: str) -> TiffImage:
+def image_of(content: tiff_parts.TiffContent, page: int, *, name: str) -> TiffImage:
     """Read the tags of one image of any size; ImageError for no such page, or an unread kind."""
     if not 0 <= page < content.num_pages:
         last = content.num_pages - 1
         raise ImageError(f"{name}: there is no page {page}; its pages are 0 to {last}")
-    pages = tuple(page_of(content.file, index) for index in content.images[page])
+    pages = tuple(tiff_parts.page_of(content.file, index) for index in content.images[page])
     tag = pages[0].tags.get(_ORIENTATION)
     orientation = int(tag.value) if tag is not None else 1
-    image = TiffImage(
-        name=name,
-        pages=pages,
-        layout=content.layout,
-        kind=_KINDS.get(int(pages[0].photometric), ""),
-        bits=int(pages[0].bitspersample),
-        num_pages=content.num_pages,
-        orientation=orientation if 1 <= orientation <= 8 else 1,
-    )
+    kind, bits = _KINDS.get(int(pages[0].photometric), ""), int(pages[0].bitspersample)
+    orientation = orientation if 1 <= orientation <= 8 else 1
+    image = TiffImage(name, pages, content.layout, kind, bits, content.num_pages, orientation)
     _check(image)
     return image
 
@@ -342,7 +297,7 @@ def _check(image: TiffImage) -> None:
         raise ImageError(f"{name}: TIFF pixels of an odd type; save it as 8 or 16 bits")
     if not all(isinstance(side, int) for side in page.shaped):
         raise ImageError(f"{name}: the file is damaged (its size is no number); get it anew")
-    check_compression(page)
+    tiff_parts.check_compression(page)
     _, depth, _, _, _ = page.shaped
     if depth != 1:
         raise ImageError(f"{name}: a page with {depth} layers; save it as one page a layer")
@@ -362,16 +317,13 @@ def _check_packing(name: str, page: tifffile.TiffPage) -> None:
     packed = min(sum(page.databytecounts), page.parent.filehandle.size)  # pieces may overlap
     piece = page.tilewidth * page.tilelength * page.tiledepth if page.is_tiled else 0
     piece *= page.samplesperpixel * page.dtype.itemsize if page.dtype is not None else 0
+    way_on = "the file is damaged or made to fill the memory; get it anew or leave it out"
     if piece > _LARGEST_TILE and piece > 2 * page.nbytes:
-        raise ImageError(
-            f"{name}: tiles of {page.tilewidth} x {page.tilelength} pixels, far larger than the "
-            "image: the file is damaged or made to fill the memory; get it anew or leave it out"
-        )
+        told = f"tiles of {page.tilewidth} x {page.tilelength} pixels, far larger than the image"
+        raise ImageError(f"{name}: {told}: {way_on}")
     if page.nbytes > _UNQUESTIONED and page.nbytes > _MOST_PACKED * packed:
-        raise ImageError(
-            f"{name}: {page.nbytes / 1e6:,.0f} MB of pixels from {packed:,} bytes: the file is "
-            "damaged or made to fill the memory; get it anew or leave it out"
-        )
+        told = f"{page.nbytes / 1e6:,.0f} MB of pixels from {packed:,} bytes"
+        raise ImageError(f"{name}: {told}: {way_on}")
 
 
 def _rgb_of_cmyk(pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W 3"]:
@@ -382,9 +334,8 @@ def _rgb_of_cmyk(pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H 
     return np.asarray(inks.convert("RGB"))
 
 
-def _whole(values: Pixels, *, name: str) -> Pixels:
-    """Labels that were saved as floats, as integers again."""
-    finite = finite_float32(values, name=name)
+def _whole(values: decoding.Pixels, *, name: str) -> decoding.Pixels:
+    finite = decoding.finite_float32(values, name=name)
     rounded = np.rint(finite)
     if (rounded != finite).any() or np.abs(rounded).max() > 2**24:
         raise ImageError(f"{name}: fractions in a mask; save whole numbers, 8 or 16 bits")

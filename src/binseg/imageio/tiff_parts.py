@@ -27,7 +27,7 @@ _MOST_PLANES = 100_000  # In OME's metadata, or 64 for each page: others may be 
 Layout = Literal["page", "page a channel", "page a row"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TiffContent:
     """Pages of an open TIFF file that are images."""
 
@@ -54,10 +54,7 @@ def list_tiff(handle: Handle) -> TiffContent:
     noted = (file.imagej_metadata if file.is_imagej else None) or {}
     hidden = int(noted.get("images", 1))
     _check_claims(file, hidden if hidden > len(real) else 0)
-    images, layout = _arranged(file, real)
-    return TiffContent(
-        file=file, images=images, layout=layout, num_hidden=hidden if hidden > len(real) else 0
-    )
+    return TiffContent(file, *_arranged(file, real), hidden if hidden > len(real) else 0)
 
 
 def _check_claims(file: tifffile.TiffFile, hidden: int) -> None:
@@ -102,9 +99,8 @@ def check_piece(page: tifffile.TiffPage, data: bytes) -> None:
     if int(page.compression) == 6 and page.jpegheader:
         data = page.jpegheader + data  # old files keep the header apart
     size = _own_size(data)
-    place = (
-        page.tilelength * page.tilewidth if page.is_tiled else page.rowsperstrip * page.imagewidth
-    )
+    sides = (page.tilelength, page.tilewidth)
+    place = math.prod(sides if page.is_tiled else (page.rowsperstrip, page.imagewidth))
     if size is None or math.prod(size) > 4 * place + 65_536:
         height, width = size or (0, 0)
         raise ValueError(f"a piece of {place:,} pixels claims {width} x {height}")
@@ -162,11 +158,8 @@ def page_of(file: tifffile.TiffFile, index: int) -> tifffile.TiffPage:
 def _arranged(
     file: tifffile.TiffFile, real: list[int]
 ) -> tuple[tuple[tuple[int, ...], ...], Layout]:
-    """Tell the channels of an image from a stack of images, by what the writer noted.
-
-    ImageJ and OME files name their axes; tifffile, handed an array of height x width x channels
-    without a word on it, writes a page for each *row*, and notes the array's shape.
-    """
+    """Tell the channels of an image from a stack of images, by what the writer noted."""
+    # tifffile, handed height x width x channels without a word, writes a page for each *row*.
     singles = tuple((page,) for page in real)
     if len(real) == 1:
         return singles, "page"
@@ -188,11 +181,7 @@ def _arranged(
 
 
 class Pieces:
-    """The stored numbers of a page, of which only the pieces that a window touches are read.
-
-    `key` tells the page's pieces in the file's cache; `skip` are bytes to the pixels that are
-    meant: ImageJ's large stacks have the first image's tags alone. ImageError: too large.
-    """
+    """A page's numbers, read by pieces (`key` in the cache), which begin `skip` bytes later."""
 
     def __init__(
         self, page: tifffile.TiffPage, *, name: str, cache: Cache, key: int, skip: int = 0
@@ -209,10 +198,8 @@ class Pieces:
         self.is_plain = _is_plain(page)  # True if its rows lie in the file as they are in memory
         num_bytes = math.prod(self._grid) * self._samples * self._dtype.itemsize
         if not self.is_plain and num_bytes > _LARGEST_PIECE:
-            raise ImageError(
-                f"{name}: packed in pieces of {num_bytes / 1e9:,.1f} GB, which can't be read by "
-                "windows; save it in tiles of 256 x 256 to 1024 x 1024"
-            )
+            told = f"packed in pieces of {num_bytes / 1e9:,.1f} GB, which can't be read by windows"
+            raise ImageError(f"{name}: {told}; save it in tiles of 256 x 256 to 1024 x 1024")
 
     def read(self, top: int, left: int, height: int, width: int) -> Stored:
         """Read a window that lies inside the page; the samples of all planes are last."""
@@ -267,15 +254,8 @@ class Pieces:
 
 
 def _is_plain(page: tifffile.TiffPage) -> bool:
-    """Tell whether the rows lie in the file as they are in memory."""
     assert page.dtype is not None
-    return (
-        not page.is_tiled
-        and int(page.compression) == 1
-        and int(page.predictor) == 1
-        and int(page.fillorder) == 1
-        and int(page.bitspersample) == 8 * page.dtype.itemsize
-        and page.dtype.kind in "uif"
-        and not page.is_subsampled
-        and all(page.dataoffsets)
-    )
+    is_whole = not (page.is_tiled or page.is_subsampled) and all(page.dataoffsets)
+    is_raw = {int(one) for one in (page.compression, page.predictor, page.fillorder)} == {1}
+    has_bytes = int(page.bitspersample) == 8 * page.dtype.itemsize and page.dtype.kind in "uif"
+    return is_whole and is_raw and has_bytes

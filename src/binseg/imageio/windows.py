@@ -9,21 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from binseg.errors import ImageError
-from binseg.imageio.decoding import (
-    Cache,
-    Handle,
-    ImageInfo,
-    Pixels,
-    Valid,
-    both_valid,
-    broken_files,
-    diagonal,
-    one_line,
-    swaps_sides,
-    turn,
-    usual_of,
-    without,
-)
+from binseg.imageio import decoding
 from binseg.imageio.formats import choose, decoder_of, opened
 from binseg.imageio.metadata import PixelSize, pixel_size_of
 from binseg.imageio.tiff import TiffImage, image_of, is_tiff, pieces_of, read_pieces
@@ -43,13 +29,13 @@ class Windows(Protocol):
     pixel_size: PixelSize | None  # Size of a pixel, where the file tells
     axes: ZarrAxes | None = None  # Axes of a Zarr folder
 
-    def info(self, page: int) -> ImageInfo:
+    def info(self, page: int) -> decoding.ImageInfo:
         """Give size, channels and type of one page, from its header."""
 
-    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Pixels:
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
 
-    def valid(self, page: int, top: int, left: int, height: int, width: int) -> Valid:
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Valid:
         """Tell where a window has data; None where it has it everywhere."""
         return None
 
@@ -62,8 +48,8 @@ def holds_tiff(path: Path) -> bool:
 
 def is_for_windows(path: Path) -> bool:
     """Do as `needs_windows` for a file, in this process."""
-    name = one_line(path)
-    with opened(path) as handle, broken_files(name):
+    name = decoding.one_line(path)
+    with opened(path) as handle, decoding.broken_files(name):
         if is_tiff(handle.read(32)):
             content = list_tiff(handle)
             if max(content.num_pages, content.num_hidden) > 1:
@@ -77,15 +63,12 @@ def is_for_windows(path: Path) -> bool:
 
 @contextmanager
 def open_windows(path: Path) -> Iterator[Windows]:
-    """Open an image to read parts of it: TIFF, OME-Zarr, or another one that is read whole.
-
-    Raises ImageError as `read_image`, and MissingExtraError for Zarr without its package.
-    """
+    """Open an image to read parts of it; raises ImageError, and MissingExtraError for Zarr."""
     if is_zarr(path):
         yield ZarrWindows(path)
         return
     with opened(path) as handle:
-        with broken_files(one_line(path)):
+        with decoding.broken_files(decoding.one_line(path)):
             tiff = is_tiff(handle.read(32))
         yield TiffWindows(handle, path) if tiff else _WholeWindows(path)
 
@@ -95,42 +78,42 @@ class TiffWindows(Windows):
 
     format = "TIFF"
 
-    def __init__(self, handle: Handle, path: Path) -> None:
-        self.name = one_line(path)
+    def __init__(self, handle: decoding.Handle, path: Path) -> None:
+        self.name = decoding.one_line(path)
         self._lock = threading.Lock()  # one file, whose place to read from all threads move
-        with broken_files(self.name):
+        with decoding.broken_files(self.name):
             self._content = list_tiff(handle)
             self.num_pages = max(self._content.num_pages, self._content.num_hidden)
-        self._cache = Cache()
+        self._cache = decoding.Cache()
         self._open: tuple[int, TiffImage, list[Pieces]] | None = None
         self.pixel_size = pixel_size_of(path)
-        if self.pixel_size is not None and swaps_sides(self._page(0)[0].orientation):
+        if self.pixel_size is not None and decoding.swaps_sides(self._page(0)[0].orientation):
             self.pixel_size = PixelSize(height=self.pixel_size.width, width=self.pixel_size.height)
 
-    def info(self, page: int) -> ImageInfo:
+    def info(self, page: int) -> decoding.ImageInfo:
         """Give size, channels and type of one page, from its header."""
-        with broken_files(self.name):
+        with decoding.broken_files(self.name):
             return self._page(page)[0].info()
 
-    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Pixels:
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
-        with self._lock, broken_files(self.name):
+        with self._lock, decoding.broken_files(self.name):
             image, pieces = self._page(page)
             tall, wide, _ = image.stored_shape()
             window = _before_turn((top, left, height, width), image.orientation, tall, wide)
             stored_HWC = read_pieces(pieces, *window)
-            return turn(image.colours_of(stored_HWC), image.orientation)
+            return decoding.turn(image.colours_of(stored_HWC), image.orientation)
 
-    def valid(self, page: int, top: int, left: int, height: int, width: int) -> Valid:
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Valid:
         """Tell where a window has data; None where it has it everywhere."""
-        with self._lock, broken_files(self.name):
+        with self._lock, decoding.broken_files(self.name):
             image, pieces = self._page(page)
             if not image.may_miss:
                 return None
             tall, wide, _ = image.stored_shape()
             window = _before_turn((top, left, height, width), image.orientation, tall, wide)
             missing_HW = image.missing(read_pieces(pieces, *window))
-            return turn(~missing_HW, image.orientation) if missing_HW.any() else None
+            return decoding.turn(~missing_HW, image.orientation) if missing_HW.any() else None
 
     def _page(self, page: int) -> tuple[TiffImage, list[Pieces]]:
         if self._open is None or self._open[0] != page:
@@ -139,16 +122,14 @@ class TiffWindows(Windows):
                 raise ImageError(f"{self.name}: there is no page {page}; it has {hidden}")
             image = image_of(self._content, 0 if hidden else page, name=self.name)
             if image.layout == "page a row":
-                raise ImageError(
-                    f"{self.name}: each page holds one row of the image; save it as RGB in tiles"
-                )
+                told = "each page holds one row of the image"
+                raise ImageError(f"{self.name}: {told}; save it as RGB in tiles")
             skip = page * image.page.nbytes if hidden else 0
             # No image of a file has more pages than this.
             pieces = pieces_of(image, self._cache, key=100 * page, skip=skip)
             if hidden and not pieces[0].is_plain:
-                raise ImageError(
-                    f"{self.name}: a packed ImageJ stack under one page; save it as BigTIFF"
-                )
+                told = "a packed ImageJ stack under one page"
+                raise ImageError(f"{self.name}: {told}; save it as BigTIFF")
             self._open = page, image, pieces
         return self._open[1], self._open[2]
 
@@ -162,26 +143,28 @@ class DeclaredWindows(Windows):
         self.pixel_size, self.axes = inner.pixel_size, inner.axes
         self._usual: dict[int, np.ndarray] = {}
 
-    def info(self, page: int) -> ImageInfo:
+    def info(self, page: int) -> decoding.ImageInfo:
         """Give size, channels and type of one page, from its header."""
         return self._inner.info(page)
 
-    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Pixels:
         """Read a window, filled with the page's medians where there is no data."""
         return self._read(page, top, left, height, width)[0]
 
-    def valid(self, page: int, top: int, left: int, height: int, width: int) -> Valid:
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Valid:
         """Tell where a window has data; None where it has it everywhere."""
         declared_HW = self._read(page, top, left, height, width)[1]
-        return both_valid(declared_HW, self._inner.valid(page, top, left, height, width))
+        return decoding.both_valid(declared_HW, self._inner.valid(page, top, left, height, width))
 
-    def _read(self, page: int, *window: int) -> tuple[Pixels, Valid]:
+    def _read(self, page: int, *window: int) -> tuple[decoding.Pixels, decoding.Valid]:
         if page not in self._usual:
             info = self.info(page)
-            parts = [self._inner.read(page, *one) for one in diagonal(info.height, info.width)]
+            parts = [
+                self._inner.read(page, *one) for one in decoding.diagonal(info.height, info.width)
+            ]
             sample_NC = np.concatenate([one.reshape(-1, one.shape[2]) for one in parts])
-            self._usual[page] = usual_of(sample_NC, self._value)
-        return without(self._inner.read(page, *window), self._value, self._usual[page])
+            self._usual[page] = decoding.usual_of(sample_NC, self._value)
+        return decoding.without(self._inner.read(page, *window), self._value, self._usual[page])
 
 
 def declared(windows: Windows, values: Iterable[float]) -> Windows:
@@ -198,18 +181,16 @@ class _WholeWindows(Windows):
     pixel_size: PixelSize | None = None
 
     def __init__(self, path: Path) -> None:
-        self.name = one_line(path)
+        self.name = decoding.one_line(path)
         with decoder_of(path, name=self.name) as decoder:
             self._info, self._image_HWC = decoder.info(), decoder.image()
         self.format = self._info.format
 
-    def info(self, page: int) -> ImageInfo:
-        """Give size, channels and type."""
+    def info(self, page: int) -> decoding.ImageInfo:
         assert page == 0, page
         return self._info
 
-    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
-        """Cut a window out."""
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Pixels:
         assert page == 0, page
         return self._image_HWC[top : top + height, left : left + width]
 
@@ -219,7 +200,7 @@ def _before_turn(
 ) -> tuple[int, int, int, int]:
     """Find a window of the turned image in the stored one, of `tall` x `wide` pixels."""
     top, left, height, width = window
-    if swaps_sides(orientation):
+    if decoding.swaps_sides(orientation):
         # The turned image's rows are the stored one's columns.
         top, left, height, width = left, top, width, height
     if orientation in (3, 4, 6, 7):

@@ -10,11 +10,11 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import tifffile
-from jaxtyping import Bool, Float32, Int32, Num, UInt8, UInt16
+from jaxtyping import Int32, Num, UInt8, UInt16
 from PIL.PngImagePlugin import PngImageFile
 
 from binseg.errors import OutputError
@@ -22,25 +22,27 @@ from binseg.imageio.decoding import one_line
 from binseg.imageio.formats import FORMATS, format_of
 from binseg.imageio.metadata import Georeference, PixelSize
 from binseg.imageio.raster import encode_png
-from binseg.storage import atomic_path
+from binseg.storage import write_bytes
+from binseg.types import Mask, Probability
 
 Facts = Mapping[str, object]  # Origin of a file, as plain data
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska's first bytes; then a length
 NAN_IS_NO_DATA = [(42113, 2, 4, "nan", True)]  # GDAL's tag for NaN, as `extratags`
 
 
+class World(TypedDict, total=False):
+    """The place on a map and the size of a pixel, where they are known."""
+
+    georeference: Georeference | None
+    pixel_size: PixelSize | None
+
+
 def write_mask(
-    path: Path,
-    mask_HW: Bool[np.ndarray, "H W"],
-    *,
-    facts: Facts | None = None,
-    georeference: Georeference | None = None,
-    pixel_size: PixelSize | None = None,
+    path: Path, mask_HW: Mask, *, facts: Facts | None = None, **world: Unpack[World]
 ) -> None:
     """Write a mask as grey, 0 and 255, PNG or TIFF by suffix; raises OutputError."""
     assert mask_HW.dtype == np.bool_, mask_HW.dtype
-    grey = _grey(mask_HW)
-    _write(path, grey, ("PNG", "TIFF"), facts, georeference=georeference, pixel_size=pixel_size)
+    _write(path, _grey(mask_HW), ("PNG", "TIFF"), facts, **world)
 
 
 def write_image(
@@ -50,11 +52,7 @@ def write_image(
     facts: Facts | None = None,
     icc: bytes | None = None,
 ) -> None:
-    """Write an image by suffix, a PNG with its ICC profile; raises as `write_mask`.
-
-    Colours of 8 bits become PNG, JPEG or TIFF, and PNG or TIFF with opacity as the fourth channel;
-    any other number of channels, and 16 bits, become TIFF.
-    """
+    """Write 8-bit colours, with opacity or ICC profile if given, by suffix; others as TIFF."""
     assert image_HWC.dtype in (np.uint8, np.uint16), image_HWC.dtype
     channels = image_HWC.shape[2]
     bytes_as = {3: ("PNG", "JPEG", "TIFF"), 4: ("PNG", "TIFF")}
@@ -65,26 +63,24 @@ def write_image(
 
 def write_numbers(
     path: Path,
-    numbers_HW: Float32[np.ndarray, "H W"] | Int32[np.ndarray, "H W"],
+    numbers_HW: Probability | Int32[np.ndarray, "H W"],
     *,
     facts: Facts | None = None,
-    georeference: Georeference | None = None,
-    pixel_size: PixelSize | None = None,
+    **world: Unpack[World],
 ) -> None:
     """Write probabilities as float32 TIFF, objects' numbers as integers; raises as `write_mask`."""
     tags = NAN_IS_NO_DATA if np.isnan(numbers_HW).any() else ()
     if numbers_HW.dtype.kind == "i":
         numbers_HW = numbers_HW.astype(np.uint16 if numbers_HW.max() < 1 << 16 else np.uint32)
-    places: dict[str, Any] = {"georeference": georeference, "pixel_size": pixel_size}
-    _write(path, numbers_HW, ("TIFF",), facts, **places, tags=tags)
+    _write(path, numbers_HW, ("TIFF",), facts, tags=tags, **world)
 
 
-def encode_mask(mask_HW: Bool[np.ndarray, "H W"], *, facts: Facts | None = None) -> bytes:
+def encode_mask(mask_HW: Mask, *, facts: Facts | None = None) -> bytes:
     """Give the bytes of the PNG that `write_mask` writes."""
     return encode_png(_grey(mask_HW), _text(facts))
 
 
-def encode_probability(probability_HW: Float32[np.ndarray, "H W"]) -> bytes:
+def encode_probability(probability_HW: Probability) -> bytes:
     """Give the bytes of an 8-bit PNG whose values are probabilities times 255, rounded."""
     return encode_png(np.rint(probability_HW * np.float32(255)).astype(np.uint8), None)
 
@@ -139,7 +135,7 @@ def is_whole(path: Path) -> bool:
     return size > 0
 
 
-def _grey(mask_HW: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+def _grey(mask_HW: Mask) -> UInt8[np.ndarray, "H W"]:
     return mask_HW.astype(np.uint8) * np.uint8(255)
 
 
@@ -153,10 +149,9 @@ def _write(
     formats: tuple[str, ...],
     facts: Facts | None,
     *,
-    georeference: Georeference | None = None,
-    pixel_size: PixelSize | None = None,
     tags: Sequence[Any] = (),
     icc: bytes | None = None,
+    **world: Unpack[World],
 ) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
@@ -164,19 +159,14 @@ def _write(
     if not chosen or chosen[0].encode is None:
         accepted = ", ".join(suffix for name in formats for suffix in FORMATS[name].suffixes[:2])
         raise OutputError(f"can't write {one_line(path)}: the name must end in one of {accepted}")
-    tags = [*tags, *(georeference.tags() if georeference else ())]
+    place, size = world.get("georeference"), world.get("pixel_size")
     more: dict[str, Any] = {}
-    if pixel_size is not None and chosen[0].stacks:
-        more["resolution"] = _per_centimetre(pixel_size)
+    if size is not None and chosen[0].stacks:
+        more["resolution"] = size.per_centimetre()
     if icc is not None and chosen[0] is FORMATS["PNG"]:
         more["icc"] = icc
-    data = chosen[0].encode(pixels, _text(facts), tags, **more)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def _per_centimetre(size: PixelSize) -> tuple[float, float]:
-    return 1e4 / size.width, 1e4 / size.height
+    tags = [*tags, *(place.tags() if place else ())]
+    write_bytes(path, chosen[0].encode(pixels, _text(facts), tags, **more))
 
 
 _LEVEL = 6
@@ -235,12 +225,8 @@ def write_tiled(
     pixel_size: PixelSize | None = None,
     holds_nan: bool = False,
 ) -> None:
-    """Write pages of tiles (`encode_tiles`) as one TIFF; equal pages give equal bytes.
-
-    `path` is a temporary name; `num_bytes`, about all tiles' size, decides on BigTIFF; where it
-    `holds_nan`, that is no data.
-    """
-    resolution = None if pixel_size is None else _per_centimetre(pixel_size)
+    """Write pages of `encode_tiles` as one TIFF, Big beyond `num_bytes`; `holds_nan` is noted."""
+    resolution = None if pixel_size is None else pixel_size.per_centimetre()
     text = _text(facts)
     tags = [*(NAN_IS_NO_DATA if holds_nan else ()), *(georeference.tags() if georeference else ())]
     with tifffile.TiffWriter(path, bigtiff=num_bytes > _CLASSIC_BYTES, byteorder="<") as writer:

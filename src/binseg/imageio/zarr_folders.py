@@ -10,25 +10,15 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import ImageError, needing
-from binseg.imageio.decoding import (
-    Cache,
-    ImageInfo,
-    Pixels,
-    as_given,
-    broken_files,
-    fill_window,
-    given_dtype,
-    one_line,
-)
-from binseg.imageio.metadata import PixelSize
+from binseg.imageio import decoding
+from binseg.imageio.metadata import MICROMETRES, PixelSize
 
 _MARKS = (".zarray", ".zgroup", ".zattrs", "zarr.json")
-_MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 _MOST_CHANNELS = 16  # a plain array's last axis of up to so many is its channels
 _LARGEST_CHUNK = 256_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ZarrAxes:
     """Axes of an array of pages x height x width; enough to write another like it."""
 
@@ -46,28 +36,23 @@ def is_zarr(path: Path) -> bool:
 
 
 class ZarrWindows:
-    """The full resolution of an OME-Zarr image, or a plain array (y x, y x c, pages y x).
-
-    Time points and layers are pages. Raises MissingExtraError, and ImageError (plates, odd axes).
-    """
+    """The full resolution of an OME-Zarr image, or a plain array; time and layers are pages."""
 
     format = "ZARR"
 
     def __init__(self, path: Path) -> None:
         with needing("zarr", extra="zarr", purpose="reading Zarr folders"):
             import zarr
-        self.name = one_line(path)
-        with broken_files(self.name):
-            found = zarr.open(str(path), mode="r")
-            array: Any = found
-            scales: dict[str, float] = {}
-            units: dict[str, str | None] = {}
-            if isinstance(found, zarr.Array):
+        self.name = decoding.one_line(path)
+        scales: dict[str, float] = {}
+        units: dict[str, str | None] = {}
+        with decoding.broken_files(self.name):
+            array: Any = zarr.open(str(path), mode="r")
+            if isinstance(array, zarr.Array):
                 axes = _plain_axes(array.shape, self.name)
             else:
-                array, axes, scales, units = _image_of(found, self.name)
-            self._array = array
-            self._names = axes
+                array, axes, scales, units = _image_of(array, self.name)
+            self._array, self._names = array, axes
             if sorted(set(axes) - set("tczyx")) or not {"y", "x"} <= set(axes):
                 raise ImageError(f"{self.name}: axes {''.join(axes)}; give some of t, c, z, y, x")
             if array.dtype.kind not in "buif":
@@ -76,13 +61,9 @@ class ZarrWindows:
         kept = tuple(name for name in axes if name != "c")
         if kept[-2:] != ("y", "x"):
             raise ImageError(f"{self.name}: axes {''.join(axes)}; y and x must come last")
-        self._axes = ZarrAxes(
-            names=kept,
-            lengths=tuple(length[name] for name in kept),
-            units=tuple(units.get(name) for name in kept),
-            scales=tuple(scales.get(name, 1.0) for name in kept),
-            zarr_format=int(array.metadata.zarr_format),
-        )
+        lengths, known = tuple(length[name] for name in kept), tuple(map(units.get, kept))
+        steps = tuple(scales.get(name, 1.0) for name in kept)
+        self._axes = ZarrAxes(kept, lengths, known, steps, int(array.metadata.zarr_format))
         self.axes: ZarrAxes | None = self._axes
         self.num_pages = math.prod(self._axes.lengths[:-2])
         self._channels = length.get("c", 1)
@@ -93,45 +74,36 @@ class ZarrWindows:
         whole = self._chunk | {"c": max(self._channels, self._chunk.get("c", 1))}
         chunk = math.prod(whole.values()) * array.dtype.itemsize
         if chunk > _LARGEST_CHUNK:
-            raise ImageError(
-                f"{self.name}: chunks of {chunk / 1e9:,.1f} GB, which can't be read by windows; "
-                "save it in chunks of 256 x 256 to 1024 x 1024"
-            )
-        self._cache = Cache()
-        known = [
-            _MICROMETRES.get(units.get(name) or "", 0.0) * scales.get(name, 0.0) for name in "yx"
-        ]
-        self.pixel_size = PixelSize(height=known[0], width=known[1]) if min(known) > 0 else None
+            told = f"chunks of {chunk / 1e9:,.1f} GB, which can't be read by windows"
+            raise ImageError(f"{self.name}: {told}; save it in chunks of 256 x 256 to 1024 x 1024")
+        self._cache = decoding.Cache()
+        sizes = [MICROMETRES.get(units.get(x) or "", 0.0) * scales.get(x, 0.0) for x in "yx"]
+        self.pixel_size = PixelSize(height=sizes[0], width=sizes[1]) if min(sizes) > 0 else None
 
-    def info(self, page: int) -> ImageInfo:
+    def info(self, page: int) -> decoding.ImageInfo:
         """Give size, channels and type of one page, from the metadata."""
         if not 0 <= page < self.num_pages:
             raise ImageError(f"{self.name}: there is no page {page}; it has {self.num_pages}")
-        return ImageInfo(
-            height=self._axes.lengths[-2],
-            width=self._axes.lengths[-1],
-            channels=self._channels,
-            dtype=given_dtype(self._array.dtype),
-            mode=str(self._array.dtype),
-            format=self.format,
-            num_pages=self.num_pages,
-        )
+        height, width = self._axes.lengths[-2:]
+        dtype, mode = decoding.given_dtype(self._array.dtype), str(self._array.dtype)
+        shown = (self._channels, dtype, mode, self.format, self.num_pages)
+        return decoding.ImageInfo(height, width, *shown)
 
-    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> decoding.Pixels:
         """Read a window that lies inside the page: whole chunks, which are kept for the next."""
-        out_HWC = np.empty((height, width, self._channels), given_dtype(self._array.dtype))
-        with broken_files(self.name):
+        out_HWC = np.empty((height, width, self._channels), decoding.given_dtype(self._array.dtype))
+        with decoding.broken_files(self.name):
             grid = (self._chunk["y"], self._chunk["x"])
-            fill_window(out_HWC, (top, left), grid, partial(self._part, page))
+            decoding.fill_window(out_HWC, (top, left), grid, partial(self._part, page))
         return out_HWC
 
     def valid(self, page: int, top: int, left: int, height: int, width: int) -> None:
         """Tell that all pixels are data: NaN is refused."""
 
-    def _part(self, page: int, row: int, column: int) -> Pixels:
+    def _part(self, page: int, row: int, column: int) -> decoding.Pixels:
         return self._cache.get((page, row, column), partial(self._unpack, page, row, column))
 
-    def _unpack(self, page: int, row: int, column: int) -> Pixels:
+    def _unpack(self, page: int, row: int, column: int) -> decoding.Pixels:
         at: dict[str, Any] = {"c": slice(None)}
         if self._axes.names[:-2]:
             pages = np.unravel_index(page, self._axes.lengths[:-2])
@@ -143,7 +115,7 @@ class ZarrWindows:
         if "c" not in left:
             part, left = part[..., None], [*left, "c"]
         part_HWC = part.transpose([left.index(name) for name in "yxc"])
-        return np.ascontiguousarray(as_given(part_HWC, name=self.name))
+        return np.ascontiguousarray(decoding.as_given(part_HWC, name=self.name))
 
 
 def _plain_axes(shape: Sequence[int], name: str) -> tuple[str, ...]:
@@ -157,7 +129,6 @@ def _plain_axes(shape: Sequence[int], name: str) -> tuple[str, ...]:
 def _image_of(
     group: Any, name: str
 ) -> tuple[Any, tuple[str, ...], dict[str, float], dict[str, str | None]]:
-    """The full resolution of an image group, with its axes, scales and units."""
     attributes: Mapping[str, Any] = group.attrs.asdict()
     attributes = attributes.get("ome", attributes)
     if "plate" in attributes or "well" in attributes:
@@ -170,10 +141,10 @@ def _image_of(
     first = levels[0]["datasets"][0]
     array = group[first["path"]]
     scales = dict.fromkeys(axes, 1.0)
-    for step in [
-        *first.get("coordinateTransformations", []),
-        *levels[0].get("coordinateTransformations", []),
-    ]:
+    steps = [
+        step for one in (first, levels[0]) for step in one.get("coordinateTransformations", [])
+    ]
+    for step in steps:
         if step.get("type") == "scale":
             for axis, factor in zip(axes, step["scale"], strict=True):
                 scales[axis] *= float(factor)
@@ -188,17 +159,16 @@ def write_zarr_metadata(
     """Make an empty OME-Zarr image (0.4 in Zarr's format 2, 0.5 in format 3); give its zeros."""
     import zarr
 
-    group: Any = zarr.open_group(
-        str(folder), mode="w", zarr_format=2 if axes.zarr_format == 2 else 3
-    )
+    is_old = axes.zarr_format == 2
+    group: Any = zarr.open_group(str(folder), mode="w", zarr_format=2 if is_old else 3)
     array = group.create_array(
         "0",
         shape=axes.lengths,
         chunks=(*[1] * (len(axes.lengths) - 2), chunk, chunk),
         dtype=dtype,
         fill_value=0,
-        dimension_names=list(axes.names) if axes.zarr_format == 3 else None,
-        chunk_key_encoding={"name": "v2", "separator": "/"} if axes.zarr_format == 2 else None,
+        dimension_names=None if is_old else list(axes.names),
+        chunk_key_encoding={"name": "v2", "separator": "/"} if is_old else None,
     )
     types = {"t": "time", "z": "space", "y": "space", "x": "space"}
     described = [
@@ -206,15 +176,10 @@ def write_zarr_metadata(
         for one, unit in zip(axes.names, axes.units, strict=True)
     ]
     scale = {"type": "scale", "scale": list(axes.scales)}
-    multiscale = {
-        "name": name,
-        "axes": described,
-        "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
-    }
-    if axes.zarr_format == 2:
-        group.attrs.update({"multiscales": [{"version": "0.4", **multiscale}], "binseg": facts})
-    else:
-        group.attrs.update(
-            {"ome": {"version": "0.5", "multiscales": [multiscale]}, "binseg": facts}
-        )
+    datasets = [{"path": "0", "coordinateTransformations": [scale]}]
+    multiscale = {"name": name, "axes": described, "datasets": datasets}
+    attributes: dict[str, Any] = {"ome": {"version": "0.5", "multiscales": [multiscale]}}
+    if is_old:
+        attributes = {"multiscales": [{"version": "0.4", **multiscale}]}
+    group.attrs.update({**attributes, "binseg": facts})
     return array

@@ -53,13 +53,9 @@ def run(
 ) -> PredictResult:
     """Predict all images of a source into a sink, in bounded memory; inputs that fail stop nothing.
 
-    `progress` hears of every image, or of every model input where there is one image; `told` of
-    each round that found something, whose results are then not kept here.
-
-    Raises:
-        UsageError: an output would replace a file that is there, or one that was to be kept is of
-            another image, model or setting; or options that the model or the images don't have.
-        OutputError: an output can't be written.
+    `told` hears of each round that found something, whose results are then not kept here. Raises
+    OutputError, and UsageError: an output would replace a file that is there, or one that was to be
+    kept is of another image, model or setting; or options that the model or the images don't have.
     """
     options = options or PredictOptions()
     predictor = predictor.with_options(options)
@@ -71,13 +67,12 @@ def run(
         _check_videos(round_.images, options)
         found = sink.share(round_, options)
         stems = sink.stems(found.images, predictor, options, progress)
-        both = zip(found.images, stems, strict=True)
-        todo = [(image, stem) for image, stem in both if stem is not None]
+        todo = [(image, stem) for image, stem in zip(found.images, stems, strict=True) if stem]
         num_skipped = len(found.images) - len(todo)
         if num_skipped:
             progress.say(f"{num_skipped} of {len(found.images)} are there already")
         work = _Work(predictor=predictor, sink=sink, options=options, progress=progress)
-        results = list(work.results(todo, progress))
+        results = list(work.results(todo))
         failures = [one for one in results if isinstance(one, Failure)]
         result = PredictResult(
             written=tuple(one for one in results if isinstance(one, Written)),
@@ -116,14 +111,10 @@ def predict_bytes(
     *,
     output: str = "mask",
     options: PredictOptions | None = None,
-    name: str = "the image on stdin",
     progress: Progress = SILENT,
 ) -> bytes:
-    """Predict one image file's bytes, as a pipe does; `output` is a name of `ENCODED`.
-
-    `progress` hears of a mask that is not to be trusted unseen. Raises ImageError and UsageError.
-    """
-    sink = BytesSink(output)
+    """Predict the image file on stdin; `output` is one of `ENCODED`. ImageError, UsageError."""
+    name, sink = "the image on stdin", BytesSink(output)
     image = InputImage(path=Path("-"), relative=Path("-"), data=data, title=name)
     result = run(ListedSource([image]), predictor, sink, options)
     if result.failures:
@@ -143,13 +134,6 @@ def _check_videos(images: Sequence[InputImage], options: PredictOptions) -> None
 
 def _too_much_of_a_video(options: PredictOptions) -> bool:
     return bool(set(options.outputs) - {"overlay"}) or options.mask_format == "tif"
-
-
-def _of_long_name(image: InputImage, error: OutputError) -> Failure:
-    """Fail one image alone whose output has too long a name; the disk's other refusals go on up."""
-    if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:
-        raise error
-    return image.failed(error)
 
 
 def fitted(
@@ -198,8 +182,7 @@ def by_parts(
         else:
             predictor = fitted(predictor, image, options, progress)
             if options.is_per_page:
-                told = "too large for other outputs than mask and probability"
-                progress.say(f"{image.path}: {told}")
+                progress.say(f"{image.path}: too large for other outputs than mask and probability")
             foreground = predict_large(
                 predictor,
                 image.path,
@@ -240,30 +223,30 @@ class _Work:
     progress: Progress = SILENT
     largest: int = 0  # Bytes of the largest image so far, with its probability; 0 before the first
 
-    def alone(self, todo: _Todo, progress: Progress) -> Written | Failure:
-        """Predict a single image, and tell how far its inputs are."""
-        read = self._read(todo)
-        if isinstance(read, Failure):
-            return read
-        num_inputs = read.predictor.num_inputs(*read.facts["size"])
-        with progress.task("predicting", total=num_inputs) as task:
-            (computed,) = self._computed([read], tell=task.advance)
-            return self._finish(computed)
-
-    def results(self, todo: Sequence[_Todo], progress: Progress) -> Iterator[Written | Failure]:
+    def results(self, todo: Sequence[_Todo]) -> Iterator[Written | Failure]:
         """Predict images in memory first, then huge ones and videos."""
-        plain = [one for one in todo if one[0].kind == "image"]
+        plain, progress = [one for one in todo if one[0].kind == "image"], self.progress
         if len(plain) == 1:
-            yield self.alone(plain[0], progress)
+            yield self._alone(plain[0])
         else:
-            results = self.together(plain)
+            results = self._together(plain)
             yield from track(results, progress=progress, label="predicting", total=len(plain))
         for image, stem in todo:
             if image.kind != "image":
                 how = (self.predictor, self.sink, self.options)
                 yield by_parts(image, stem, *how, progress=progress)
 
-    def together(self, todo: Sequence[_Todo]) -> Iterator[Written | Failure]:
+    def _alone(self, todo: _Todo) -> Written | Failure:
+        """Predict a single image, and tell how far its inputs are."""
+        read = self._read(todo)
+        if isinstance(read, Failure):
+            return read
+        num_inputs = read.predictor.num_inputs(*read.facts["size"])
+        with self.progress.task("predicting", total=num_inputs) as task:
+            (computed,) = self._computed([read], tell=task.advance)
+            return self._finish(computed)
+
+    def _together(self, todo: Sequence[_Todo]) -> Iterator[Written | Failure]:
         reads = map_ordered(
             self._read, todo, num_threads=NUM_READERS, ahead=lambda: self._num_ahead(reading=True)
         )
@@ -286,10 +269,9 @@ class _Work:
         try:
             facts = facts_of(image, self.predictor, self.options)
             fit = fitted(self.predictor, image, self.options, self.progress)
-            image_HWC, facts["valid_HW"], size = image.reduced(fit.preprocessing)
-            facts["size"] = size
-            is_own = fit is self.predictor
-            if is_own and shape is not None and self.predictor.shares_batches(*size):
+            image_HWC, facts["valid_HW"], facts["size"] = image.reduced(fit.preprocessing)
+            size = facts["size"]
+            if fit is self.predictor and shape is not None and fit.shares_batches(*size):
                 inputs, _ = prepare(image_HWC, shape, name=image.name, size=size)
         except ImageError as error:
             return image.failed(error)
@@ -346,7 +328,9 @@ class _Work:
             found = self.predictor.prediction_of(one.image_HWC, found, **one.facts)
         try:
             return self.sink.write(image, found, stem, self.options)
-        except ImageError as error:
+        except (ImageError, OutputError) as error:
+            # Of what the disk refuses only too long a name is the image's own.
+            is_too_long = getattr(error.__cause__, "errno", None) == errno.ENAMETOOLONG
+            if isinstance(error, OutputError) and not is_too_long:
+                raise
             return image.failed(error)
-        except OutputError as error:
-            return _of_long_name(image, error)

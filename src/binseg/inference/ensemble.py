@@ -1,7 +1,6 @@
 """Several models that answer together, as the mean of their probabilities."""
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Self
 
 import numpy as np
@@ -15,11 +14,7 @@ from binseg.postprocess import NOTHING
 
 
 class EnsemblePredictor(Predictor):
-    """Several models that answer together: the mean of their probabilities.
-
-    Two or more of one border rule may differ in everything else; UsageError for fewer, one of them
-    twice, or models of different border rules. Without a threshold, it is the mean of theirs.
-    """
+    """The mean of two or more models of one border rule; without a threshold that of theirs."""
 
     def __init__(
         self, members: Sequence[ModelPredictor], *, threshold: float | None = None
@@ -71,10 +66,8 @@ class EnsemblePredictor(Predictor):
 
     def with_options(self, options: PredictOptions) -> Self:
         """Return the same members with other settings."""
-        other = copy(self)
+        other = super().with_options(options)
         other._set_members(tuple(one.with_options(options) for one in self._members))
-        other.postprocessing = options.postprocessing_for(self.postprocessing)
-        other.threshold = self.threshold if options.threshold is None else options.threshold
         return other
 
     def probability_of_image(
@@ -93,10 +86,8 @@ class EnsemblePredictor(Predictor):
         return mean_of([one.probability_of_inputs(inputs_NHWC) for one in self._members])
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({', '.join(map(repr, self._members))}, threshold "
-            f"{self.threshold:g})"
-        )
+        members = ", ".join(map(repr, self._members))
+        return f"{type(self).__name__}({members}, threshold {self.threshold:g})"
 
 
 def mean_of(maps: Sequence[Float32[np.ndarray, "*shape"]]) -> Float32[np.ndarray, "*shape"]:

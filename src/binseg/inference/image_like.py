@@ -24,14 +24,14 @@ ImageLike = str | Path | np.ndarray | Image.Image
 bool, or floats in [0, 1]), or a PIL image."""
 
 
-def facts_of_file(path: Path, *, place: bool = True, size: bool = True) -> dict[str, Any]:
+def facts_of_file(path: Path, *, place: bool = True) -> dict[str, Any]:
     """Read name, place on a map and pixel size of an image's file, as fields of a Prediction."""
     # An image that was turned by its EXIF no longer has the file's own axes.
-    knows_axes = (place or size) and not imageio.probe(path).turned
+    knows_axes = not imageio.probe(path).turned
     return {
         "name": path.name,
         "georeference": imageio.read_georeference(path) if place and knows_axes else None,
-        "pixel_size": imageio.read_pixel_size(path) if size and knows_axes else None,
+        "pixel_size": imageio.read_pixel_size(path) if knows_axes else None,
     }
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Num, UInt8
+from jaxtyping import Num
 
 from binseg.errors import OutputError
 from binseg.imageio import Layout, Windows, decode_tiles, encode_tiles
@@ -27,7 +27,7 @@ from binseg.storage import atomic_path, write_json
 
 MASK, PROBABILITY = 0, 1  # layers of a band
 _JOB = "job.json"
-_OURS = {_JOB, "whole.tif", "whole.zarr"}
+_OURS, _SCRAPS = {_JOB, "whole.tif", "whole.zarr"}, (".tmp-", ".old-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,7 @@ class Band:
 
 
 class Journal:
-    """The folder of finished bands beside an output; raises OutputError for other things in it.
-
-    `job` is what decides the result, as plain data: bands of another job, and all bands without
-    `resume`, are thrown away.
-    """
+    """The finished bands of a `job` beside an output; those of another are thrown away."""
 
     def __init__(
         self, folder: Path, job: Mapping[str, object], *, progress: Progress, resume: bool = True
@@ -53,7 +49,12 @@ class Journal:
         job = json.loads(json.dumps(job))  # as it is read back: lists for tuples
         before = _read_job(folder / _JOB)
         if folder.exists() and (not resume or before != job):
-            _refuse_foreign(folder)
+            for name in (path.name for path in folder.iterdir()):
+                if name not in _OURS and not name.endswith(".band") and name[:5] not in _SCRAPS:
+                    raise OutputError(
+                        f"{folder}: unfinished bands are kept there, but it holds {name}; move it "
+                        "away"
+                    )
             if resume and before is not None:
                 differ = [name for name in job if before.get(name) != job[name]]
                 progress.say(
@@ -150,22 +151,17 @@ class Layer:
                 size = {"height": band.height, "width": layout.width}
                 yield decode_tiles(band.layers[self.which], layout.tile, dtype=self.dtype, **size)
 
-        bands = stored()
-        if not self.postprocessing.is_empty:
+        def cleaned() -> Iterator[Num[np.ndarray, "h W"]]:
             again = clean_bands(lambda: (rows_HW > 0 for rows_HW in stored()), self.postprocessing)
-            bands = self._with_data(page, layout, again())
-        for rows_HW in bands:
+            for index, mask_HW in enumerate(again()):
+                # Nothing is filled where there is no data.
+                valid_HW = self.windows.valid(page, index * layout.tile, 0, *mask_HW.shape)
+                kept_HW = mask_HW if valid_HW is None else mask_HW & valid_HW
+                yield kept_HW.astype(np.uint8) * np.uint8(255)
+
+        for rows_HW in stored() if self.postprocessing.is_empty else cleaned():
             self.num_foreground += int(np.count_nonzero(rows_HW))
             yield rows_HW
-
-    def _with_data(
-        self, page: int, layout: Layout, masks: Iterator[Bool[np.ndarray, "h W"]]
-    ) -> Iterator[UInt8[np.ndarray, "h W"]]:
-        """Leave out what lies where there is no data: a hole that was filled there, say."""
-        for index, mask_HW in enumerate(masks):
-            valid_HW = self.windows.valid(page, index * layout.tile, 0, *mask_HW.shape)
-            kept_HW = mask_HW if valid_HW is None else mask_HW & valid_HW
-            yield kept_HW.astype(np.uint8) * np.uint8(255)
 
     def tiles(self, page: int, layout: Layout) -> Iterator[bytes]:
         """Give the packed tiles of a page: as they are where nothing is corrected."""
@@ -177,15 +173,6 @@ class Layer:
             band = self.journal.read(page, index)
             self.num_foreground += band.foreground
             yield from band.layers[self.which]
-
-
-def _refuse_foreign(folder: Path) -> None:
-    for path in folder.iterdir():
-        is_scrap = path.name.startswith((".tmp-", ".old-"))
-        if path.name not in _OURS and path.suffix != ".band" and not is_scrap:
-            raise OutputError(
-                f"{folder}: unfinished bands are kept there, but it holds {path.name}; move it away"
-            )
 
 
 def _read_job(path: Path) -> dict[str, object] | None:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -119,9 +119,7 @@ def _outputs(
     probability_out = out.with_name(f"{out.stem}_probability{out.suffix}") if probability else None
     # The mask comes last: probabilities without it are those of a call that was interrupted.
     is_unfinished = not out.exists() and out.with_name(out.name + ".part").exists()
-    for one in (out, probability_out):
-        if one is None or not one.exists():
-            continue
+    for one in (each for each in (out, probability_out) if each is not None and each.exists()):
         if one.resolve() == path.resolve():
             raise UsageError(f"{one} is the input; choose another name with --out")
         if not overwrite and not is_unfinished:
@@ -281,13 +279,9 @@ class _Work:
             **(self.origin if is_mask else {}),
         }
         dtype = "uint8" if is_mask else str(self.probability)
-        layer = Layer(
-            journal=self.journal,
-            which=which,
-            dtype=dtype,
-            postprocessing=predictor.postprocessing if is_mask else NOTHING,
-            windows=self.windows,
-        )
+        cleaning = predictor.postprocessing if is_mask else NOTHING
+        place: Any = {"journal": self.journal, "windows": self.windows}
+        layer = Layer(which=which, dtype=dtype, postprocessing=cleaning, **place)
         if self.axes is None:
             finished = folder / "whole.tif"
             is_tiff = self.windows.format == "TIFF" and not self.infos[0].turned
@@ -305,9 +299,8 @@ class _Work:
             finished = folder / "whole.zarr"
             shutil.rmtree(finished, ignore_errors=True)  # of a program that was stopped here
             tile, shape = self.layouts[0].tile, self.axes.lengths[:-2]
-            array = write_zarr_metadata(
-                finished, self.axes, chunk=tile, dtype=dtype, name=out.stem, facts=facts
-            )
+            how: Any = {"chunk": tile, "dtype": dtype, "name": out.stem, "facts": facts}
+            array = write_zarr_metadata(finished, self.axes, **how)
             for page, layout in enumerate(self.layouts):
                 at = [int(one) for one in np.unravel_index(page, shape)] if shape else []
                 for index, rows_HW in enumerate(layer.rows(page, layout)):

@@ -19,6 +19,7 @@ from binseg.inference.predictor import ModelPredictor, Predictor
 from binseg.inference.pretrained import model_of
 from binseg.inference.runtimes import candidates, open_backend
 from binseg.packaging import NETWORK, NETWORK_INT8, Bundle, read_bundle
+from binseg.parallel import processor_facts
 from binseg.postprocess import above
 from binseg.storage import cache_dir, write_bytes
 from binseg.types import TTA
@@ -34,9 +35,9 @@ class LoadSettings(TypedDict, total=False):
     """Settings by which a model is loaded; each may be left out."""
 
     backend: str
-    """auto, torch, torch-compile, onnxruntime or openvino; auto takes the fastest that is installed
-    and proven (`binseg export --to bundle`) and gives the reference sample's answer on this
-    machine. `backend.name` of what is returned says which."""
+    """auto, torch, onnxruntime or openvino; auto takes the fastest that is installed and proven
+    (`binseg export --to bundle`) and gives the reference sample's answer on this machine.
+    `backend.name` of what is returned says which."""
     device: str
     """auto, cpu or cuda."""
     precision: str
@@ -95,8 +96,8 @@ def open_model(path: str | Path, kind: type[M], **settings: Unpack[LoadSettings]
     tried = candidates(
         bundle, name=backend, device=device, precision=settings.get("precision", "auto")
     )
-    for index, (name, precision) in enumerate(tried):
-        is_last = index + 1 == len(tried)
+    for name, precision in tried:
+        is_last = (name, precision) == tried[-1]
         try:
             runtime = open_backend(bundle, name=name, device=device, precision=precision)
         except (UsageError, BundleError) as problem:
@@ -113,14 +114,11 @@ def open_model(path: str | Path, kind: type[M], **settings: Unpack[LoadSettings]
         )
         if backend != "auto" or name == "torch" or _holds_here(opened, bundle, name, precision):
             return opened
-        _LOG.warning(
-            "%s: %s %s was proven elsewhere but answers the reference sample otherwise on this "
-            "machine; %s",
-            bundle.path,
-            name,
-            precision,
-            "nothing else is installed" if is_last else "trying the next",
+        told = (
+            "was proven elsewhere but answers the reference sample otherwise on this machine; "
+            + ("nothing else is installed" if is_last else "trying the next")
         )
+        _LOG.warning("%s: %s %s %s", bundle.path, name, precision, told)
     raise BundleError(
         f"{bundle.path}: no installed runtime reproduces its reference sample on this machine; "
         'install torch (pip install "binseg[train]") or export the model here'
@@ -171,17 +169,11 @@ def _mark(bundle: Bundle, runtime: str, precision: str) -> Path:
         release = version(runtime)
     except PackageNotFoundError:  # built from source, or of another distribution's name
         release = "unknown"
-    facts = (network, bundle.card.id, runtime, release, precision, _processor())
+    known = processor_facts()  # its flags decide how a runtime computes
+    told = [
+        known[name] for name in ("model name", "flags", "features", "cpu part") if name in known
+    ]
+    processor = "\n".join(told) or f"{platform.machine()} {platform.processor()}"
+    facts = (network, bundle.card.id, runtime, release, precision, processor)
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
     return cache_dir() / "verified" / name
-
-
-def _processor() -> str:
-    """Name the processor with its flags, which decide how a runtime computes."""
-    kept: list[str] = []
-    with suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        wanted = ("model name", "flags", "features", "cpu part")
-        lines = text.partition("\n\n")[0].splitlines()
-        kept = [line for line in lines if line.lower().startswith(wanted)]
-    return "\n".join(kept) or f"{platform.machine()} {platform.processor()}"

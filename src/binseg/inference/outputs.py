@@ -97,22 +97,19 @@ def difference(
     origin = origin_of(image, predictor, options)
     if made.get("image") != origin["image"]:
         return None if made.get("place") == origin["place"] else "image"
-    expected = {
-        "model": ("model", predictor.bundle_id),
-        "threshold": ("threshold", predictor.threshold),
-        "post-processing": ("postprocess", predictor.postprocessing.as_dict()),
-        "setting (test-time augmentation, tiles, scale, tolerance, cut-outs)": (
-            "settings", origin["settings"],
-        ),
-    }  # fmt: skip
-    for noun, (key, value) in expected.items():
+    settings = "setting (test-time augmentation, tiles, scale, tolerance, cut-outs)"
+    for noun, key, value in (
+        ("model", "model", predictor.bundle_id),
+        ("threshold", "threshold", predictor.threshold),
+        ("post-processing", "postprocess", predictor.postprocessing.as_dict()),
+        (settings, "settings", origin["settings"]),
+    ):
         if made.get(key) != value:
             return noun
     known = made.get("others")
     for file in files[1:]:
-        if not is_whole(file):
-            return None
-        if isinstance(known, dict) and known.get(file.name) != hash_of(file):
+        is_other = isinstance(known, dict) and known.get(file.name) != hash_of(file)
+        if is_other or not is_whole(file):
             return None
     return ""
 
@@ -144,24 +141,21 @@ def candidates(image: InputImage, out: Path) -> Iterator[Path]:
 
 
 def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
-    """Join the COCO files and the tables that lie in a folder, of earlier runs too.
-
-    coco.json; kaggle.csv and summary.csv have a line an image (areas in um2 where known),
-    objects.csv a line an object. Raises OutputError.
-    """
+    """Join the COCO files and tables in a folder, of earlier runs too; OutputError."""
     written = []
     if "coco" in outputs:
         write_json(out / COCO, _joined_coco(out, _parts(out, "coco")))
         written.append(out / COCO)
     if "table" in outputs:
-        tables = {path: _rows(path) for path in _parts(out, "table")}
+        texts = {path: _text(path) for path in _parts(out, "table")}
+        tables = {path: [*csv.DictReader(io.StringIO(text))] for path, text in texts.items()}
         write_text(out / OBJECTS, _csv([row for rows in tables.values() for row in rows]))
         write_text(out / SUMMARY, _csv([_sums(out, *one) for one in tables.items()]))
         written += [out / OBJECTS, out / SUMMARY]
     if "kaggle" in outputs:
-        texts = [path.read_text("utf-8", "surrogateescape") for path in _parts(out, "kaggle")]
-        head, *_ = texts[0].splitlines(keepends=True) if texts else [""]
-        write_text(out / KAGGLE, head + "".join(text.removeprefix(head) for text in texts))
+        lines = [_text(path) for path in _parts(out, "kaggle")]
+        head, *_ = lines[0].splitlines(keepends=True) if lines else [""]
+        write_text(out / KAGGLE, head + "".join(text.removeprefix(head) for text in lines))
         written.append(out / KAGGLE)
     return written
 
@@ -189,8 +183,8 @@ def _joined_coco(out: Path, paths: Iterable[Path]) -> dict[str, Any]:
     return whole
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text("utf-8", errors="surrogateescape"))))
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", errors="surrogateescape")
 
 
 def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The settings of a prediction, said once for the shell, Python, the server and its jobs."""
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Literal, get_args
 
 from binseg.errors import UsageError
@@ -12,8 +13,6 @@ OutputName = Literal[
 ]
 EXTRA_OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
 """Files that an image can get beside its mask."""
-
-
 _POSTPROCESSING = ("min_area", "fill_holes", "largest_only", "separate")
 
 
@@ -60,27 +59,22 @@ class PredictOptions:
     """Colour that cut-outs lie on: a name, or #rrggbb; None leaves them transparent."""
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UsageError(f"threshold {self.threshold:g}: give a probability from 0 to 1")
+        for told, value, low, high, wanted in (
+            ("threshold", self.threshold, 0, 1, "a probability from 0 to 1"),
+            ("scale", self.scale, 0.01, 100, "a factor from 0.01 to 100"),
+            ("pixel size", self.pixel_size, 1e-4, 1e7, "micrometres from 0.0001 to 10000000"),
+            ("overlap", self.overlap, 0, 0.9, "a share of the tile from 0 to 0.9"),
+            ("batch_size", self.batch_size, 1, inf, "1 or more"),
+            ("tolerance", self.tolerance, 0, inf, "pixels from 0"),
+            ("crop", self.crop, 0, inf, "pixels from 0"),
+        ):
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"{told} {value:g}: give {wanted}")
         if self.tta not in (None, *get_args(TTA)):
             raise UsageError(f"tta {self.tta!r}: give one of {', '.join(get_args(TTA))}")
-        if not 0.01 <= self.scale <= 100:
-            raise UsageError(f"scale {self.scale:g}: give a factor from 0.01 to 100")
-        if self.pixel_size is not None and not 1e-4 <= self.pixel_size <= 1e7:
-            raise UsageError(
-                f"pixel size {self.pixel_size:g}: give micrometres from 0.0001 to 10000000"
-            )
         # Exported networks are proven at the multiples of their coarsest stride.
         if self.tile is not None and not (32 <= self.tile <= 8192 and self.tile % 32 == 0):
             raise UsageError(f"tiles of {self.tile} pixels: give a multiple of 32 from 32 to 8192")
-        if self.overlap is not None and not 0 <= self.overlap <= 0.9:
-            raise UsageError(f"overlap {self.overlap:g}: give a share of the tile from 0 to 0.9")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"batch_size {self.batch_size}: give 1 or more")
-        if self.tolerance < 0:
-            raise UsageError(f"tolerance {self.tolerance:g}: give pixels from 0")
-        if self.crop is not None and self.crop < 0:
-            raise UsageError(f"crop {self.crop}: give pixels from 0")
         if (self.crop, self.background) != (None, None) and "cutout" not in self.outputs:
             raise UsageError("crop and background are for cut-outs; ask for --cutout, too")
         self.ground  # noqa: B018  # refuses what is no colour

@@ -9,7 +9,7 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
@@ -99,14 +99,9 @@ class Prediction:
     ) -> UInt8[np.ndarray, "H2 W2 C"]:
         """Cut the foreground out of the image, as 8-bit RGBA with soft edges.
 
-        What is transparent in the image's file stays so.
-
-        Args:
-            crop: end so many pixels around the foreground.
-            background: a colour to lie on, which gives RGB: a name, or #rrggbb.
-
-        Raises:
-            UsageError: the image was too large to be kept, or something that is no colour.
+        `crop` ends so many pixels around the foreground; `background` is a colour to lie on (a
+        name, or #rrggbb), which gives RGB. What is transparent in the image's file stays so.
+        UsageError: the image was too large to be kept, or something that is no colour.
         """
         return self._cut(PredictOptions(outputs=("cutout",), crop=crop, background=background))
 
@@ -230,27 +225,20 @@ class Prediction:
         return path
 
     def encode(self, kind: str, options: PredictOptions | None = None) -> tuple[bytes, str]:
-        """Make one output in memory, and tell its media type.
+        """Make one output of `ENCODED` in memory, and tell its media type; else UsageError.
 
-        Args:
-            kind: mask, probability (8-bit PNG), overlay, cutout or json.
-            options: how far outlines may be simplified, and how cut-outs end.
-
-        Raises:
-            UsageError: another kind.
+        `options` say how far outlines may be simplified, and how cut-outs end.
         """
-        options = options or PredictOptions()
+        options, encode = options or PredictOptions(), imageio.encode_image
         match kind:
             case "mask":
                 data = imageio.encode_mask(self.mask, facts=self.facts)
-            case "probability":
+            case "probability":  # of 8 bits
                 data = imageio.encode_probability(self.probability)
             case "overlay":
-                data = imageio.encode_image(self.overlay(), facts=self.facts)
+                data = encode(self.overlay(), facts=self.facts)
             case "cutout":
-                data = imageio.encode_image(
-                    self._cut(options), facts=self.facts, icc=self._cover[1]
-                )
+                data = encode(self._cut(options), facts=self.facts, icc=self._cover[1])
             case "json":
                 data = json.dumps(self.as_dict(tolerance=options.tolerance)).encode()
             case _:
@@ -289,13 +277,12 @@ class Prediction:
         """Give its line of a report on many predictions, with a small image."""
         size, judged = self.pixel_size, self.quality.as_dict() if self.quality else {}
         judged.pop("distance", None)
-        area = size.height * size.width * float(self.mask.sum()) if size else None
         return Entry(
             name=self.name,
             thumb="" if self.image_HWC is None else thumbnail(self.image_HWC, self.mask),
             num_objects=len(self._objects),
             foreground=self.foreground,
-            area=area,
+            area=size.height * size.width * float(self.mask.sum()) if size else None,
             unit="µm²" if size else "",
             **judged,
         )
@@ -333,8 +320,7 @@ def _to_degrees(crs: str) -> Project | None:
 Write = Callable[[Prediction, Path, PredictOptions], None]
 
 
-@dataclass(frozen=True)
-class FileKind:
+class FileKind(NamedTuple):
     """A file that a prediction becomes."""
 
     ending: str  # The end of its name, behind the image's; the mask's may be .tif as well

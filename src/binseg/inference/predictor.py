@@ -77,6 +77,10 @@ class Predictor(Protocol):
 
         Raises UsageError for tiles or a scale for a model that takes whole images.
         """
+        other = copy(self)
+        other.postprocessing = options.postprocessing_for(self.postprocessing)
+        other.threshold = self.threshold if options.threshold is None else options.threshold
+        return other
 
     def scaled_to(self, pixel_size: PixelSize | None, options: PredictOptions) -> "Predictor":
         """Return a predictor that resizes an image of such pixels to the model's; often itself.
@@ -93,15 +97,12 @@ class Predictor(Protocol):
                 f"{self.name} {why}, so a pixel size says nothing to it; leave it out"
                 + (", or give --scale" if is_tiled else "")
             )
-        have = asked
-        if pixel_size is not None:
-            have = (pixel_size.height * pixel_size.width) ** 0.5
+        have = (pixel_size.height * pixel_size.width) ** 0.5 if pixel_size else asked
         if not own or not is_tiled or have is None or options.scale != 1.0:
             return self
         factor = have / own
-        if abs(factor - 1) < SAME_SCALE:
-            return self
-        return self.with_options(PredictOptions(scale=factor))
+        is_same = abs(factor - 1) < SAME_SCALE
+        return self if is_same else self.with_options(PredictOptions(scale=factor))
 
     def probability_of_image(
         self, image_HWC: Pixels, name: str = "the image", *, tell: Tell = untold
@@ -232,13 +233,12 @@ class Predictor(Protocol):
         """Bring the maps of an image's inputs back to its size; `facts` go into the Prediction."""
         assert self.preprocessing is not None, "members have no inputs in common"
         height, width = size or image_HWC.shape[:2]
+        small = None
         if self.has_one_input and facts.get("valid_HW") is None:
             (placement,) = plan(height, width, self.preprocessing)
             small = SmallMap.of(maps_NHW[0], placement)
-            if small is not None:
-                return self._prediction(image_HWC, facts, small)
-        probability_HW = _blended(maps_NHW, height, width, self.preprocessing)
-        return self._prediction(image_HWC, facts, probability_HW)
+        found = small or _blended(maps_NHW, height, width, self.preprocessing)
+        return self._prediction(image_HWC, facts, found)
 
     def mask_of(self, probability_HW: Probability) -> Bool[np.ndarray, "H W"]:
         """Cut probabilities at the threshold and correct the mask, as every prediction does."""
@@ -338,9 +338,8 @@ class ModelPredictor(Predictor):
         known = self.card.knowledge if self.card else None
         if known is None or known.names != NAMES or not known.references:
             return None
-        if len(known.coefficients) not in (0, NUM_SIGNS + 1):
-            return None
-        return Judge(knowledge=known, preprocessing=self.preprocessing)
+        fits = len(known.coefficients) in (0, NUM_SIGNS + 1)
+        return Judge(knowledge=known, preprocessing=self.preprocessing) if fits else None
 
     @property
     def members(self) -> "tuple[ModelPredictor, ...]":
@@ -357,10 +356,8 @@ class ModelPredictor(Predictor):
 
     def with_options(self, options: PredictOptions) -> Self:
         """Return the same model with other settings."""
-        other = copy(self)
+        other = super().with_options(options)
         other.preprocessing = options.preprocessing_for(self.preprocessing, name=self.name)
-        other.postprocessing = options.postprocessing_for(self.postprocessing)
-        other.threshold = self.threshold if options.threshold is None else options.threshold
         other.tta = options.tta or self.tta
         other.batch_size = options.batch_size or self.batch_size
         return other
@@ -394,15 +391,18 @@ class ModelPredictor(Predictor):
             view_BHWC = np.flip(inputs_BHWC, axes)
             logits_BHW = self.backend.logits(normalise(view_BHWC, self.preprocessing))
             if not np.isfinite(logits_BHW).all():
-                raise self._not_finite()
+                how = f"the model gives NaN or infinity ({self._runtime})"
+                if self.bundle is None:
+                    advice = "lower the learning rate or use fp32"
+                    raise TrainingError(f"{how}: training diverged; {advice}")
+                told = f"{how}; its training diverged, train it again"
+                raise BundleError(f"{self.bundle.path}: {told}")
             total_BHW = total_BHW + np.flip(logits_BHW, axes)
         return sigmoid(total_BHW / np.float32(len(_AXES[self.tta]) * self.temperature))
 
-    def _not_finite(self) -> BundleError | TrainingError:
-        how = f"the model gives NaN or infinity ({self.backend.name}, {self.backend.precision})"
-        if self.bundle:
-            return BundleError(f"{self.bundle.path}: {how}; its training diverged, train it again")
-        return TrainingError(f"{how}: training diverged; lower the learning rate or use fp32")
+    @property
+    def _runtime(self) -> str:
+        return f"{self.backend.name}, {self.backend.precision}"
 
     def __repr__(self) -> str:
         shape = self.preprocessing
@@ -416,11 +416,9 @@ class ModelPredictor(Predictor):
     def _repr_html_(self) -> str:
         """Show the card's table in a notebook."""
         rows = [*(self.card.rows() if self.card else [("bundle", self.bundle_id)])]
-        rows.append(("computed by", f"{self.backend.name}, {self.backend.precision}"))
-        lines = "".join(
-            f"<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>" for label, text in rows
-        )
-        return f"<table>{lines}</table>"
+        rows.append(("computed by", self._runtime))
+        cells = ((escape(label), escape(text)) for label, text in rows)
+        return f"<table>{''.join(f'<tr><th>{x}</th><td>{y}</td></tr>' for x, y in cells)}</table>"
 
 
 def sigmoid(logits: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:

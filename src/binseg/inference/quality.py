@@ -116,14 +116,9 @@ class Judge:
         elif expected < LOOK_BELOW:
             flag = "look"
             reasons = ["the probabilities promise a poor mask", *reasons]
-        return Quality(
-            expected_dice=expected,
-            low=low,
-            high=high,
-            flag=flag,
-            reason="; ".join(reasons[:3]) if flag != "ok" else "",
-            distance=distance,
-        )
+        told = "; ".join(reasons[:3]) if flag != "ok" else ""
+        found: Any = {"expected_dice": expected, "low": low, "high": high, "distance": distance}
+        return Quality(flag=flag, reason=told, **found)
 
 
 def figures(
@@ -132,20 +127,16 @@ def figures(
     mask_HW: Bool[np.ndarray, "H W"],
     preprocessing: Preprocessing,
 ) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " K"]]:
-    """Compute `describe` and `signs`, of images much larger than their input by some pixels.
-
-    Between these a map that was enlarged has nothing more to tell. The image may come reduced.
-    """
+    """Compute `describe` and `signs`, of images much larger than their input by some pixels."""
     step = reduction(mask_HW.shape, preprocessing)
-    some = slice(step // 2, None, step)
+    some, size = slice(step // 2, None, step), mask_HW.shape
     if isinstance(probability, SmallMap):
         some_hw = probability.every(step)
     else:
         some_hw = probability[some, some]
-    scores_D = describe(
-        image_HWC, some_hw, mask_HW[some, some], preprocessing, size=mask_HW.shape, step=step
-    )
-    return scores_D, signs(some_hw, mask_HW[some, some], step=step)
+    mask_hw = mask_HW[some, some]
+    scores_D = describe(image_HWC, some_hw, mask_hw, preprocessing, size=size, step=step)
+    return scores_D, signs(some_hw, mask_hw, step=step)
 
 
 def describe(
@@ -163,7 +154,8 @@ def describe(
     grey_HW = view_HWC.mean(axis=2, dtype=np.float32) / preprocessing.top
     dark, bright = np.percentile(grey_HW[::2, ::2], [5, 95])
     contrast = float(grey_HW.std())
-    raw_HWC = _some(image_HWC).astype(np.float32)
+    every = max(1, min(image_HWC.shape[:2]) // 128)
+    raw_HWC = image_HWC[::every, ::every].astype(np.float32)
     top = {"uint8": 255.0, "uint16": 65535.0}.get(image_HWC.dtype.name, float(raw_HWC.max()) or 1)
     mean_C = raw_HWC.mean(axis=(0, 1)) / top
     # In logarithms: without any colour is far from with some, however colourful others are.
@@ -205,11 +197,6 @@ def _squares(length: int, side: int) -> np.ndarray:
         return np.arange(length)
     starts = [length // 4 - side // 2, 3 * length // 4 - side // 2]
     return np.concatenate([np.arange(start, start + side) for start in starts])
-
-
-def _some(image_HWC: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "h w C"]:
-    every = max(1, min(image_HWC.shape[:2]) // 128)
-    return image_HWC[::every, ::every]
 
 
 def _roughness(grey_HW: Float32[np.ndarray, "h w"], by: int) -> float:
@@ -264,9 +251,7 @@ def signs(
 ) -> Float64[np.ndarray, " K"]:
     """Compute what the probabilities promise of a mask, in logits; the first is the Dice itself.
 
-    They are the Dice between mask and probability, how sure the mask's pixels are, how much of the
-    foreground lies outside, and how little the mask depends on its threshold. Where every
-    `step`-th pixel is given, outlines are that many times longer.
+    Where every `step`-th pixel is given, outlines are that many times longer.
     """
     inside_N = probability_HW[mask_HW].astype(np.float64)
     area, total = float(mask_HW.sum()), float(probability_HW.sum(dtype=np.float64))

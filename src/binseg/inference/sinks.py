@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from binseg.errors import ImageError, UsageError
 from binseg.inference.outputs import (
@@ -53,12 +54,7 @@ class PredictResult:
     left_out: tuple[Path, ...] = ()  # Files of the folders that are text, and so no images
 
     def __add__(self, other: "PredictResult") -> "PredictResult":
-        return PredictResult(
-            written=self.written + other.written,
-            failures=self.failures + other.failures,
-            num_skipped=self.num_skipped + other.num_skipped,
-            left_out=self.left_out + other.left_out,
-        )
+        return PredictResult(**{key: one + vars(other)[key] for key, one in vars(self).items()})
 
     @property
     def num_inputs(self) -> int:
@@ -110,18 +106,12 @@ class Sink(ABC):
         options: PredictOptions,
         progress: Progress,
     ) -> list[Path | None]:
-        """Name each image's outputs, without their endings; None where all are there already.
-
-        Raises:
-            UsageError: an output would replace what must stay.
-        """
-        del predictor, options, progress
+        """Name each image's outputs, without endings; None where all are there. UsageError."""
         assert len(images) == 1, "one result is of one image"
         return [self.out / "result"]
 
     def share(self, found: Round, options: PredictOptions) -> Round:
         """Choose what is to be answered into this sink: everything."""
-        del options
         return found
 
     def finish(self, options: PredictOptions, result: "PredictResult") -> None:
@@ -180,26 +170,20 @@ class FolderSink(Sink):
                 if stem is not None:
                     self._owners.update(dict.fromkeys(files_of(image, stem, options), image.path))
         left = [image for image, stem in zip(images, done, strict=True) if stem is None]
-        named = list(self._named(left, options, progress))
-        both = list(zip(left, named, strict=True))
-        if self._resume and not self.replaces_others:
-            for image, stem in both:
+        named = dict(zip(left, self._named(left, options, progress), strict=True))
+        files: list[Path] = []
+        for image, stem in named.items():
+            files += files_of(image, stem, options)
+            if self._resume and not self.replaces_others:
                 refuse_other(predictor, image, stem, options)
-        self._refuse_replacing(images, [file for one in both for file in files_of(*one, options)])
-        stems = iter(named)
-        if self._shard is not None:
-            rest = iter(named)
-            for image, stem in zip(images, done, strict=True):
-                mask = files_of(image, stem or next(rest), options)[0]
-                self._masks.append((image.name, mask.relative_to(self.out).as_posix()))
-        return [next(stems) if stem is None else None for stem in done]
+        self._refuse_replacing(images, files)
+        for image, kept in zip(images, done, strict=True) if self._shard else ():
+            mask = files_of(image, kept or named[image], options)[0]
+            self._masks.append((image.name, mask.relative_to(self.out).as_posix()))
+        return [named.get(image) for image in images]
 
     def settled(self, found: Round, options: PredictOptions) -> Round:
-        """Settle the names of all outputs, for others to write them.
-
-        Raises:
-            UsageError: an output is there, and is neither to be replaced nor to be kept.
-        """
+        """Settle the names of all outputs, for others to write them; UsageError as for `stems`."""
         named = list(self._shares(found.images, Shard(number=1, of=1), options))
         files = [files_of(one, self.out / one.relative.parent / one.stem, options) for one in named]
         self._refuse_replacing(named, [file for one in files for file in one])
@@ -237,14 +221,8 @@ class FolderSink(Sink):
             prediction = copy(prediction)  # with the mask that was computed, which `replace` drops
             vars(prediction)["origin"] = {**prediction.origin, "others": others}
         FILES["mask"].write(prediction, paths[0], options)
-        return Written(
-            source=image.path,
-            page=image.page,
-            mask=paths[0],
-            others=tuple(paths[1:]),
-            foreground=prediction.foreground,
-            quality=quality,
-        )
+        facts: Any = {"page": image.page, "foreground": prediction.foreground, "quality": quality}
+        return Written(source=image.path, mask=paths[0], others=tuple(paths[1:]), **facts)
 
     def finish(self, options: PredictOptions, result: "PredictResult") -> None:
         """Join the COCO files and tables of all images in the folder; a shard notes its own."""
@@ -256,16 +234,9 @@ class FolderSink(Sink):
         for path, one in (self.entries or {}).items():
             name = path.relative_to(self.out).as_posix()
             entries[name] = vars(replace(one, name=name))
-        self._shard.write(
-            self.out,
-            {
-                "verb": "predict",
-                "masks": self._masks,
-                "failures": [vars(one) for one in result.failures],
-                "outputs": options.outputs,
-                "entries": [*entries.values()],
-            },
-        )
+        found = {"masks": self._masks, "failures": [vars(one) for one in result.failures]}
+        found |= {"outputs": options.outputs, "entries": [*entries.values()]}
+        self._shard.write(self.out, {"verb": "predict", **found})
 
     def write_report(self, result: "PredictResult", *, model: str) -> Path:
         """Write page and table of this run, and return the page's path; raises OutputError."""
@@ -322,12 +293,7 @@ class FolderSink(Sink):
 
 
 class BytesSink(Sink):
-    """One output of one image, in memory: `data` of type `media`.
-
-    Args:
-        kind: mask, probability, overlay, cutout or json.
-        out: the folder of what doesn't fit into memory.
-    """
+    """One output of `ENCODED` in memory: `data` of type `media`; `out` takes what is too large."""
 
     def __init__(self, kind: str, out: Path = Path("-")) -> None:
         super().__init__(out)
@@ -341,9 +307,5 @@ class BytesSink(Sink):
         """Encode the output."""
         self.data, self.media = prediction.encode(self.kind, options)
         self.size = prediction.mask.shape
-        return Written(
-            source=image.path,
-            mask=stem,
-            foreground=prediction.foreground,
-            quality=prediction.quality,
-        )
+        facts: Any = {"foreground": prediction.foreground, "quality": prediction.quality}
+        return Written(source=image.path, mask=stem, **facts)

@@ -115,7 +115,6 @@ class ListedSource:
 
     def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
         """Give them in one round."""
-        del sink, options
         yield Round(images=self.images)
 
 
@@ -135,11 +134,7 @@ class FileSource:
 
 @dataclass(frozen=True, kw_only=True)
 class WatchSource:
-    """A folder that is looked into again and again, for images that are new or changed.
-
-    An image is taken when it looked the same twice, so that one that is still being copied is left
-    alone.
-    """
+    """A folder whose new or changed images are taken once they look the same twice."""
 
     folder: Path
     seconds: float = 1.0  # Time between two looks
@@ -246,11 +241,7 @@ def _expand(given: str, out: Path, texts: list[Path]) -> Iterator[tuple[Path, Pa
 
 
 def _in_folder(folder: Path, out: Path, texts: list[Path]) -> Iterator[tuple[Path, Path]]:
-    """Give the images of a folder, without hidden ones and without masks of an earlier run.
-
-    Names tell most; of other files the content does: text is put into `texts`, and what is neither
-    image nor text is given too, so that reading it says why it can't be.
-    """
+    """Give a folder's images, text into `texts`; what is neither fails when it is read."""
     home, answers, places = folder.resolve(), out.resolve(), Places()
     apart = answers != home and answers.is_relative_to(home)
     found: list[Path] = []
@@ -315,16 +306,14 @@ class RemoteSource:
 
     def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
         """Give the images in rounds, failures among them; MissingExtraError without the package."""
-        del sink
         for given in self.inputs:
             system, files = _at_address(given)
             if not files:
                 yield Round(images=[], failures=[Failure.of(given, "there is no image at it")])
-            order = iter(files)
+            order, whole = iter(files), not options.is_per_page
             while some := list(islice(order, FETCHED)):
                 with TemporaryDirectory(prefix="binseg-") as scratch:
-                    whole = not options.is_per_page
-                    fetch = _Fetch(system, Path(scratch), whole_stacks=whole)
+                    fetch = partial(_fetch, system, Path(scratch), whole_stacks=whole)
                     found = list(map_ordered(fetch, some, num_threads=8, ahead=16))
                     failures = [one for one in found if isinstance(one, Failure)]
                     images = [image for one in found if isinstance(one, list) for image in one]
@@ -346,15 +335,15 @@ def _at_address(given: str) -> tuple[Any, list[tuple[str, PurePosixPath]]]:
         import fsspec
 
         system, path = fsspec.url_to_fs(given)
-    except (ImportError, ValueError) as error:
-        if isinstance(error, ValueError):
-            raise ImageError(f"{given}: no such kind of address ({one_line(error)})") from None
+    except ValueError as error:
+        raise ImageError(f"{given}: no such kind of address ({one_line(error)})") from None
+    except ImportError:
         raise MissingExtraError("s3fs", extra="remote", purpose=f"reading {given}") from None
     plain = PurePosixPath(path.split("?")[0])
     try:
         if set("*?[") & set(path) and not path.startswith("http"):
-            return system, [(one, PurePosixPath(PurePosixPath(one).name)) for one in
-                            sorted(system.glob(path))]  # fmt: skip
+            names = map(PurePosixPath, sorted(system.glob(path)))
+            return system, [(str(one), PurePosixPath(one.name)) for one in names]
         if plain.suffix.lower() in IMAGE_SUFFIXES:
             return system, [(path, PurePosixPath(plain.name))]
         found = sorted(system.find(path))
@@ -365,22 +354,18 @@ def _at_address(given: str) -> tuple[Any, list[tuple[str, PurePosixPath]]]:
     return system, [(one, PurePosixPath(one.removeprefix(base).lstrip("/"))) for one in images]
 
 
-@dataclass(frozen=True)
-class _Fetch:
-    system: Any
-    scratch: Path
-    whole_stacks: bool
-
-    def __call__(self, one: tuple[str, PurePosixPath]) -> list[InputImage] | Failure:
-        path, relative = one
-        address = self.system.unstrip_protocol(path)
-        inside = [part for part in relative.parts if part not in {"..", "/"}]
-        local = self.scratch.joinpath(*inside)
-        try:
-            local.parent.mkdir(parents=True, exist_ok=True)
-            self.system.get_file(path, str(local))
-            images = images_of_file(local, Path(*inside), whole_stacks=self.whole_stacks)
-        except Exception as error:  # noqa: BLE001 - each kind of store has errors of its own
-            text = one_line(error).replace(str(local), address)[:200]
-            return Failure.of(address, f"can't be fetched ({text or type(error).__name__})")
-        return [_Fetched(**vars(image), address=address) for image in images]
+def _fetch(
+    system: Any, scratch: Path, one: tuple[str, PurePosixPath], *, whole_stacks: bool
+) -> list[InputImage] | Failure:
+    path, relative = one
+    address = system.unstrip_protocol(path)
+    inside = [part for part in relative.parts if part not in {"..", "/"}]
+    local = scratch.joinpath(*inside)
+    try:
+        local.parent.mkdir(parents=True, exist_ok=True)
+        system.get_file(path, str(local))
+        images = images_of_file(local, Path(*inside), whole_stacks=whole_stacks)
+    except Exception as error:  # noqa: BLE001 - each kind of store has errors of its own
+        text = one_line(error).replace(str(local), address)[:200]
+        return Failure.of(address, f"can't be fetched ({text or type(error).__name__})")
+    return [_Fetched(**vars(image), address=address) for image in images]

@@ -55,16 +55,8 @@ def packed_bands(
     predictor: Predictor, windows: Windows, bands: Bands, *, tell: Tell = untold
 ) -> Generator[Band]:
     """Predict and pack bands; their bytes are the same whoever computes them, and from where on."""
-    tile = bands.tile
-    found = probability_bands(
-        predictor,
-        windows,
-        bands.page,
-        band=tile,
-        first=bands.numbers[0],
-        tell=tell,
-        whole_pixels=bands.whole_pixels,
-    )
+    tile, place = bands.tile, {"first": bands.numbers[0], "whole_pixels": bands.whole_pixels}
+    found = probability_bands(predictor, windows, bands.page, band=tile, tell=tell, **place)
     with closing(found):  # no thread reads on when the image is closed
         for _, probability_HW in zip(bands.numbers, found, strict=False):
             mask_HW = above(probability_HW, predictor.threshold)
@@ -103,43 +95,31 @@ def probability_bands(
 ) -> Generator[Probability]:
     """Predict one page, `band` rows at a time (the last band may have fewer), from band `first` on.
 
-    Bands are the same to the bit wherever the work begins. An ensemble whose members prepare images
-    in ways of their own is computed member by member. `tell` hears of rows as they are computed.
-    Where there is no data the probability is NaN. Raises ImageError, and BundleError for NaN or
-    infinity.
+    Bands are the same to the bit wherever the work begins; `tell` hears of rows. Where there is no
+    data the probability is NaN. Raises ImageError, and BundleError for NaN or infinity.
     """
-    rest: Any = {"band": band, "first": first, "tell": tell, "whole_pixels": whole_pixels}
-    with closing(_all_bands(predictor, windows, page, **rest)) as bands:
-        for index, found_HW in enumerate(bands, start=first):
+    info = windows.info(page)
+
+    def everywhere() -> Generator[Probability]:
+        """Predict band by band, as if there were data everywhere."""
+        if info.height * info.width <= whole_pixels:
+            image_HWC = windows.read(page, 0, 0, info.height, info.width)
+            probability_HW = predictor.probability_of_image(image_HWC, windows.name)
+            tell(info.height - first * band)
+            for top in range(first * band, info.height, band):
+                yield probability_HW[top : top + band]
+            return
+        each = []
+        for index, (member, shape) in enumerate(_parts(predictor)):
+            one = _Page(predictor=member, shape=shape, windows=windows, page=page, info=info)
+            each.append(one.bands(band, first, tell if index == 0 else untold))
+        for bands in zip(*each, strict=True):
+            yield bands[0] if len(bands) == 1 else mean_of(bands)
+
+    with closing(everywhere()) as found:
+        for index, found_HW in enumerate(found, start=first):
             valid_HW = windows.valid(page, index * band, 0, *found_HW.shape)
             yield found_HW if valid_HW is None else np.where(valid_HW, found_HW, np.float32(np.nan))
-
-
-def _all_bands(
-    predictor: Predictor,
-    windows: Windows,
-    page: int,
-    *,
-    band: int,
-    first: int,
-    tell: Tell,
-    whole_pixels: int,
-) -> Generator[Probability]:
-    """Predict a page band by band, as if there were data everywhere."""
-    info = windows.info(page)
-    if info.height * info.width <= whole_pixels:
-        image_HWC = windows.read(page, 0, 0, info.height, info.width)
-        probability_HW = predictor.probability_of_image(image_HWC, windows.name)
-        tell(info.height - first * band)
-        for top in range(first * band, info.height, band):
-            yield probability_HW[top : top + band]
-        return
-    each = []
-    for index, (member, shape) in enumerate(_parts(predictor)):
-        one = _Page(predictor=member, shape=shape, windows=windows, page=page, info=info)
-        each.append(one.bands(band, first, tell if index == 0 else untold))
-    for bands in zip(*each, strict=True):
-        yield bands[0] if len(bands) == 1 else mean_of(bands)
 
 
 def batch_of(predictor: Predictor, height: int, width: int) -> int:
@@ -157,10 +137,9 @@ def live_bytes(predictor: Predictor, info: ImageInfo, *, band: int) -> int:
         return info.height * info.width * (info.channels * np.dtype(info.dtype).itemsize + 12)
     rows = 0
     for _, shape in _parts(predictor):
-        rows += 2 * band
-        rows += (
-            geometry.plan(info.height, 1, shape)[0].source.height if shape.resize == "tile" else 0
-        )
+        is_tiled = shape.resize == "tile"
+        tall = geometry.plan(info.height, 1, shape)[0].source.height if is_tiled else 0
+        rows += 2 * band + tall
     return rows * info.width * 4
 
 
@@ -216,10 +195,7 @@ class _Page:
     def _answered(
         self, grid: Sequence[Sequence[Placement]]
     ) -> Iterator[Iterator[tuple[Float32[np.ndarray, "h w"], Placement]]]:
-        """Compute the tiles row by row; inputs are read ahead in a thread.
-
-        A batch never spans two rows, so that it is the same wherever the work was taken up again.
-        """
+        """Compute tiles row by row, in batches of one row; inputs are read ahead."""
         size = batch_of(self.predictor, self.info.height, self.info.width)
         read_inputs = partial(self._inputs, self._values())
         rows = [[row[start : start + size] for start in range(0, len(row), size)] for row in grid]
@@ -244,14 +220,11 @@ class _Page:
         inputs = []
         for placement, box in zip(batch, boxes, strict=True):
             # Past the image's edge, where the region ends too, `cut` mirrors as for a whole.
-            tile_HWC = geometry.cut(
-                region_HWC, replace(box, top=box.top - top, left=box.left - left)
-            )
+            inside = replace(box, top=box.top - top, left=box.left - left)
+            tile_HWC = geometry.cut(region_HWC, inside)
             size = (placement.target.height, placement.target.width)
-            name = self.windows.name
-            inputs.append(
-                preprocess.prepare_region(tile_HWC, size, self.shape, values=values, name=name)
-            )
+            how: Any = {"values": values, "name": self.windows.name}
+            inputs.append(preprocess.prepare_region(tile_HWC, size, self.shape, **how))
         return np.stack(inputs)
 
     def _shrunk(self, band: int, first: int, tell: Tell) -> Iterator[Probability]:
@@ -260,9 +233,8 @@ class _Page:
         (placement,) = geometry.plan(height, width, self.shape)
         map_HW = self.predictor.probability_of_inputs(self._input(placement)[None])[0]
         target = placement.target
-        inner_HW1 = map_HW[
-            target.top : target.top + target.height, target.left : target.left + target.width, None
-        ]
+        bottom, right = target.top + target.height, target.left + target.width
+        inner_HW1 = map_HW[target.top : bottom, target.left : right, None]
         for top in range(first * band, height, band):
             num = min(band, height - top)
             end = min((top + num) * target.height / height, float(target.height))

@@ -23,7 +23,7 @@ _DEFAULT_RATE = Fraction(25)
 _CONTAINERS = {".mkv": "matroska", ".mp4": "mp4"}
 _Frame = tuple[np.ndarray, int]  # a frame's pixels, and its time in units of the video
 _Pace = tuple[Fraction, Fraction]  # frames a second on average, and the seconds of a unit of time
-_ONLY_VIDEOS = {"format_whitelist": "avi,matroska,mov", "protocol_whitelist": "file"}
+_SAFELY: Any = {"options": {"format_whitelist": "avi,matroska,mov", "protocol_whitelist": "file"}}
 """FFmpeg knows a file by its bytes: a playlist with a video's name would open other files."""
 
 
@@ -42,9 +42,8 @@ def predict_video(
 ) -> float:
     """Write a video's masks, of its size; give the share of all pixels that is foreground.
 
-    `files` are NAME.mkv for the masks (FFV1, without loss: 0 and 255; `facts` are its tag BINSEG),
-    and perhaps NAME.mp4 for the video with the masks drawn over it (H.264), without sound; what is
-    there is replaced. Raises ImageError (no video), MissingExtraError (no PyAV) and OutputError.
+    `files` are NAME.mkv for the masks (FFV1; `facts` are its tag BINSEG), and perhaps NAME.mp4 with
+    the masks drawn over it (H.264), without sound. Raises ImageError and OutputError.
     """
     require_av()
     mask_path, *others = files
@@ -80,13 +79,10 @@ def facts_of_video(path: Path) -> dict[str, object]:
     require_av()
     import av
 
-    with (
-        suppress(av.FFmpegError, OSError, ValueError),
-        av.open(str(path), options=_ONLY_VIDEOS) as it,
-    ):
-        found = json.loads(it.metadata.get("BINSEG", "{}"))
-        return found if isinstance(found, dict) else {}
-    return {}
+    found = None
+    with suppress(av.FFmpegError, OSError, ValueError), av.open(str(path), **_SAFELY) as video:
+        found = json.loads(video.metadata.get("BINSEG", "{}"))
+    return found if isinstance(found, dict) else {}
 
 
 def require_av() -> None:
@@ -102,7 +98,7 @@ def _opened(path: Path) -> Iterator[tuple[Iterator[_Frame], int | None, _Pace]]:
 
     try:
         open_file(path).close()  # FFmpeg would wait for a pipe
-        container = av.open(str(path), options=_ONLY_VIDEOS)
+        container = av.open(str(path), **_SAFELY)
     except (av.FFmpegError, OSError) as problem:
         raise ImageError(f"{path}: can't be read as a video ({one_line(str(problem))})") from None
     with container:

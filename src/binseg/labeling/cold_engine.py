@@ -40,6 +40,7 @@ _CAUTION = 0.2
 """Difference of log loss on left-out strokes by which a choice of features has e times the say: a
 dozen strokes are few to go by, and to choose one alone was far worse (IoU 0.58 against 0.77)."""
 _CACHE_BYTES = 1_500_000_000
+_TRUST = 0.02  # weight of the trees' answer against agreement with a neighbour
 
 
 def filter_features(rgb_HW3: RGB) -> Features:
@@ -71,14 +72,10 @@ class _Samples:
 
 
 class ColdEngine:
-    """Learns from strokes on some images what to mark in any of them; thread-safe.
+    """Learns from strokes what to mark, by the features of `makers`; thread-safe."""
 
-    `makers` are kinds of features by name; all are taken while none is chosen.
-    """
-
-    def __init__(self, makers: Mapping[str, Maker], *, seed: int = 0) -> None:
+    def __init__(self, makers: Mapping[str, Maker]) -> None:
         self._makers = dict(makers)
-        self._seed = seed
         self._guard = threading.Condition()
         self._making: set[str] = set()
         self._described: OrderedDict[str, dict[str, Features]] = OrderedDict()
@@ -105,26 +102,22 @@ class ColdEngine:
             parts = {kind: make(image.small_hw3) for kind, make in self._makers.items()}
             with self._guard:
                 self._described[image.name] = parts
-                while len(self._described) > 2 and self._num_bytes() > _CACHE_BYTES:
-                    self._described.popitem(last=False)
+                num_bytes = sum(x.nbytes for one in self._described.values() for x in one.values())
+                while len(self._described) > 2 and num_bytes > _CACHE_BYTES:
+                    _, oldest = self._described.popitem(last=False)
+                    num_bytes -= sum(part.nbytes for part in oldest.values())
             return parts
         finally:
             with self._guard:
                 self._making.discard(image.name)
                 self._guard.notify_all()
 
-    def _num_bytes(self) -> int:
-        return sum(part.nbytes for parts in self._described.values() for part in parts.values())
-
     def learn(
         self, image: WorkingImage, labels_hw: Labels, strokes_hw: Int[np.ndarray, "h w"] | None
     ) -> None:
-        """Take the labels of an image, at the engines' size, in place of what was known of it.
-
-        `strokes_hw` is the stroke that each pixel's label comes from; None: all are one.
-        """
+        """Take an image's labels for what was known of it; strokes_hw: the stroke of each."""
         parts = self.describe(image)
-        random = np.random.default_rng(self._seed)
+        random = np.random.default_rng(0)
         each = _OWN_SAMPLES // 2
         places_N = np.concatenate(
             [_some(np.flatnonzero(labels_hw == value), each, random) for value in (0, 1)]
@@ -135,11 +128,9 @@ class ColdEngine:
             if len(places_N) == 0:
                 return
             strokes_hw = np.zeros(labels_hw.shape, int) if strokes_hw is None else strokes_hw
+            flat = {kind: part.reshape(-1, part.shape[-1]) for kind, part in parts.items()}
             self._samples[image.name] = _Samples(
-                parts={
-                    kind: part.reshape(-1, part.shape[-1])[places_N].astype(np.float32)
-                    for kind, part in parts.items()
-                },
+                parts={kind: part[places_N].astype(np.float32) for kind, part in flat.items()},
                 truth_N=labels_hw.ravel()[places_N].astype(int),
                 group_N=strokes_hw.ravel()[places_N] + 1_000_000 * number,
             )
@@ -147,15 +138,11 @@ class ColdEngine:
     def fit(
         self, name: str, *, without: Sequence[str] = (), is_first: bool = False
     ) -> "Forest | None":
-        """Grow trees for an image; its own strokes count more than all others (but `without`).
-
-        The first ones are fewer, from a part of the strokes. None while only one of foreground and
-        background has been shown.
-        """
+        """Grow trees for an image, quick ones if `is_first`; None where only one kind was shown."""
         with self._guard:
             samples = {n: one for n, one in self._samples.items() if n not in without}
             say = {tuple(self._makers): 1.0} if is_first else self.say
-        random = np.random.default_rng(self._seed)
+        random = np.random.default_rng(0)
         own = samples.pop(name, None)
         others = [*samples.values()][::-1]
         part = _FIRST_SHARE if is_first else 1.0
@@ -174,7 +161,7 @@ class ColdEngine:
             weight_N[truth_N == value] /= weight_N[truth_N == value].sum()
         groups = []
         for kinds, share in say.items():
-            trees = _trees(FIRST_TREES if is_first else NUM_TREES, self._seed)
+            trees = _trees(FIRST_TREES if is_first else NUM_TREES)
             rows = np.concatenate([one.joined(kinds)[keep] for one, keep in kept])
             trees.fit(rows, truth_N, sample_weight=weight_N * len(truth_N))
             groups.append((trees, kinds, share))
@@ -191,7 +178,7 @@ class ColdEngine:
         """Give more say to features that tell left-out strokes, from the next answer on."""
         with self._guard:
             samples = [*self._samples.values()]
-        random = np.random.default_rng(self._seed)
+        random = np.random.default_rng(0)
         each = max(40, _TRIAL_SAMPLES // max(1, len(samples)))
         kept = [(one, _some(np.arange(len(one.truth_N)), each, random)) for one in samples]
         truth_N = np.concatenate([[], *(one.truth_N[keep] for one, keep in kept)])
@@ -202,7 +189,7 @@ class ColdEngine:
         found = {}
         for kinds in self.say:
             rows = np.concatenate([one.joined(kinds)[keep] for one, keep in kept])
-            loss = _left_out_loss(rows, truth_N, group_N, folds, self._seed)
+            loss = _left_out_loss(rows, truth_N, group_N, folds)
             found[kinds] = float(np.exp(-loss / _CAUTION))
         with self._guard:
             self.say = {kinds: value / sum(found.values()) for kinds, value in found.items()}
@@ -217,10 +204,7 @@ class Forest:
     def probability(
         self, parts: Mapping[str, Features], *, step: int = 1
     ) -> Float32[np.ndarray, "h w"]:
-        """Ask the trees about every pixel, or about one in step x step.
-
-        Every other row and column is asked first, what is between them where these disagree.
-        """
+        """Ask the trees about one pixel in step x step, first about every other of these."""
         wide = {kind: part[::step, ::step] for kind, part in parts.items()}
         coarse = {kind: part[::2, ::2] for kind, part in wide.items()}
         every = np.ones(next(iter(coarse.values())).shape[:2], bool)
@@ -259,16 +243,12 @@ def first_step(height: int, width: int) -> int:
 
 
 def settle(
-    probability_hw: Float32[np.ndarray, "h w"],
-    rgb_hw3: RGB,
-    labels_hw: Labels,
-    *,
-    trust: float = 0.02,
+    probability_hw: Float32[np.ndarray, "h w"], rgb_hw3: RGB, labels_hw: Labels
 ) -> Float32[np.ndarray, "h w"]:
     """Let neighbours of one colour agree: a random walk between strokes, near the trees' answer.
 
     Minimises the squared differences between neighbours, weighted by how alike they look, plus
-    `trust` times that to the given probability; strokes are held to. It is a sparse linear system.
+    `_TRUST` times that to the given probability; strokes are held to: a sparse linear system.
     """
     height, width = probability_hw.shape
     soft = ndimage.gaussian_filter(rgb_hw3.astype(np.float32) / 255, (0.5, 0.5, 0))
@@ -282,7 +262,7 @@ def settle(
     links = sparse.coo_matrix((weights, (first, second)), shape=(place.size, place.size))
     links = (links + links.T).tocsr()
     known_N = labels_hw.ravel() != IGNORE
-    pull_N = np.where(known_N, 100.0, trust)
+    pull_N = np.where(known_N, 100.0, _TRUST)
     aim_N = np.where(known_N, labels_hw.ravel() == 1, probability_hw.ravel())
     diagonal = np.asarray(links.sum(axis=1)).ravel() + pull_N
     system = sparse.diags(diagonal) - links
@@ -295,9 +275,8 @@ def settle(
 def snap(rgb_hw3: RGB, box: tuple[int, int, int, int], parts: Mapping[str, Features]) -> np.ndarray:
     """Find the thing in a box: the outside is background, its middle foreground, trees decide.
 
-    GrabCut's idea without its graph cut: trees learn what is around the box and what is in its
-    middle, a random walk joins pixels of one colour, and both are repeated on what was found.
-    Image, box (top, left, bottom, right), features and the mask returned are at the engines' size.
+    GrabCut's idea without its graph cut, repeated on what was found: trees, then a random walk.
+    Box (top, left, bottom, right), features and the mask returned are at the engines' size.
     """
     height, width = rgb_hw3.shape[:2]
     top, left, bottom, right = box
@@ -321,7 +300,7 @@ def snap(rgb_hw3: RGB, box: tuple[int, int, int, int], parts: Mapping[str, Featu
         picks = [_some(np.flatnonzero(seeds_hw == value), 1_500, random) for value in (0, 1)]
         if min(map(len, picks)) == 0:
             break
-        trees = _trees(TRIAL_TREES, 0)
+        trees = _trees(TRIAL_TREES)
         trees.fit(flat[np.concatenate(picks)], np.repeat([0, 1], [len(one) for one in picks]))
         answer = trees.predict_proba(flat)[:, 1].reshape(seeds_hw.shape).astype(np.float32)
         answer = settle(answer, rgb_hw3[area], outside_hw)
@@ -338,26 +317,24 @@ def snap(rgb_hw3: RGB, box: tuple[int, int, int, int], parts: Mapping[str, Featu
     return whole
 
 
-def _trees(num: int, seed: int) -> "ExtraTreesClassifier":
+def _trees(num: int) -> "ExtraTreesClassifier":
     from sklearn.ensemble import ExtraTreesClassifier
 
-    return ExtraTreesClassifier(num, max_features="sqrt", random_state=seed, n_jobs=1)
+    return ExtraTreesClassifier(num, max_features="sqrt", random_state=0, n_jobs=1)
 
 
 def _some(places: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
     return places if len(places) <= most else random.choice(places, most, replace=False)
 
 
-def _left_out_loss(
-    rows: np.ndarray, truth_N: np.ndarray, group_N: np.ndarray, folds: int, seed: int
-) -> float:
+def _left_out_loss(rows: np.ndarray, truth_N: np.ndarray, group_N: np.ndarray, folds: int) -> float:
     """Log loss, as much for foreground as for background, on whole strokes that were left out."""
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.utils.class_weight import compute_sample_weight
 
-    trees = _trees(TRIAL_TREES, seed).set_params(class_weight="balanced")
-    cv = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    trees = _trees(TRIAL_TREES).set_params(class_weight="balanced")
+    cv = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     how = {"groups": group_N, "cv": cv, "method": "predict_proba"}
     found = np.clip(cross_val_predict(trees, rows, truth_N, **how)[:, 1], 0.02, 0.98)
     weights = compute_sample_weight("balanced", truth_N)

@@ -40,11 +40,7 @@ def find_masks(folder: Path, images: Mapping[str, Path], progress: Progress) -> 
 def read_masks(
     masks: Mapping[str, Path], images: Mapping[str, Path], config: DataConfig, progress: Progress
 ) -> tuple[dict[str, Labels], MaskRule]:
-    """Read masks by the one rule that all their values fit.
-
-    Raises DataError for values that could mean two things, and a mask of another size than its
-    image.
-    """
+    """Read masks by the one rule that all their values fit; DataError for doubt and other sizes."""
     records = [
         Record(id=name, image_path=images[name], mask_path=path) for name, path in masks.items()
     ]
@@ -58,19 +54,14 @@ def read_masks(
         size = (info.height, info.width)
         mask_HW, valid_HW = (in_pose(one, size, record) for one in read_mask(record, rule))
         if mask_HW.shape != size:
-            raise DataError(
-                f"{record.mask_path} has {mask_HW.shape[1]} x {mask_HW.shape[0]} pixels, its "
-                f"image {size[1]} x {size[0]}"
-            )
+            (height, width), own = mask_HW.shape, f"its image {size[1]} x {size[0]}"
+            raise DataError(f"{record.mask_path} has {width} x {height} pixels, {own}")
         taken[record.id] = np.where(valid_HW, mask_HW.astype(np.uint8), np.uint8(IGNORE))
     return taken, rule
 
 
 def put_aside(masks: Mapping[str, Path], folder: Path, progress: Progress) -> None:
-    """Keep masks that aren't as ours in a folder of their own: ours could not be told from them.
-
-    Raises UsageError where there is such a folder already.
-    """
+    """Keep masks that aren't as ours in a folder of their own, or UsageError if it is there."""
     if all(
         path == folder / f"{name}.png" and np.isin(read_labels(path), (0, 255)).all()
         for name, path in masks.items()

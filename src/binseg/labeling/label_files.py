@@ -20,11 +20,7 @@ _LABEL = "foreground"
 
 
 def write_labels(kind: str, labelled: Labelled, out: Path) -> str:
-    """Write masks as another tool reads them (a kind of `KINDS`), and say what it can't hold.
-
-    Files of the same names in `out` are replaced. Raises UsageError for an unknown kind,
-    OutputError where the disk refuses.
-    """
+    """Write masks by a kind of `KINDS`, and say what it can't hold; UsageError, OutputError."""
     if kind not in KINDS:
         raise UsageError(f"--export {kind}: {suggest(kind, KINDS)}")
     return f"{len(labelled)} images in {out}{KINDS[kind](labelled, out)}"

@@ -74,11 +74,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Say in one line that a log can't be read.
-
-    Raises:
-        DataError: the file is damaged, or locked.
-    """
+    """Raise a DataError of one line where a log is damaged or locked."""
     try:
         yield
     except sqlite3.Error as error:
@@ -88,11 +84,7 @@ def reading() -> Iterator[None]:
 
 
 def check_schema(db: sqlite3.Connection) -> None:
-    """Refuse a log that someone prepared to act on its own: triggers, views, other tables.
-
-    Raises:
-        sqlite3.DatabaseError: it is such a one, or no database.
-    """
+    """Refuse a log that someone prepared to act on its own, or no database: DatabaseError."""
     db.execute("pragma trusted_schema=off")
     known = {line.split("(")[0].split()[-1] for line in SCHEMA.split("create table ")[1:]}
     for kind, name, table in db.execute("select type, name, tbl_name from sqlite_master"):
@@ -112,30 +104,20 @@ def image_files(images: Path, home: Path) -> list[tuple[str, Path]]:
 
 def image_rows(db: sqlite3.Connection, files: Mapping[str, Path]) -> list[ImageRow]:
     """List the images that a log knows of and whose files are there, as a folder has them."""
+    counted = "select image, count(*) from log where kind = 'stroke' group by image"
     with reading():
-        counts = dict(
-            db.execute("select image, count(*) from log where kind = 'stroke' group by image")
-        )
+        num = dict(db.execute(counted))
         rows = db.execute("select name, state, is_check from images order by name").fetchall()
     return [
-        ImageRow(
-            name=name,
-            path=files[name],
-            state=state,
-            is_check=bool(is_check),
-            num_strokes=counts.get(name, 0),
-        )
+        ImageRow(name=name, path=files[name], state=state, is_check=bool(is_check),
+                 num_strokes=num.get(name, 0))
         for name, state, is_check in rows
         if name in files
-    ]
+    ]  # fmt: skip
 
 
 def lines_in(db: sqlite3.Connection, name: str) -> list[Line]:
-    """Read the lines of one image.
-
-    Raises:
-        DataError: one that isn't of binseg's making.
-    """
+    """Read the lines of one image; DataError for one that isn't of binseg's making."""
     columns = "id, image, time, kind, target, model, tool, value, points, radius, region"
     with reading():
         sql = f"select {columns} from log where image = ? order by id"
@@ -162,17 +144,15 @@ def _damaged(name: str, error: Exception) -> DataError:
 def _line_of(row: Sequence[Any]) -> Line:
     number, image, when, kind, target, model, tool, value, points, radius, region = row
     stroke = None
-    if (tool is None and kind in {"stroke", "accept", "import"}) or not isinstance(
-        region, bytes | None
-    ):
+    lacks_tool = tool is None and kind in {"stroke", "accept", "import"}
+    if lacks_tool or not isinstance(region, bytes | None):
         raise ValueError(f"line {number} has no pixels")
     if tool is not None:
         places = tuple((x, y) for x, y in json.loads(points))
         pixels = region or b""
         stroke = Stroke(tool=tool, value=value, points=places, radius=radius, region=pixels)
-    return Line(
-        id=number, image=image, time=when, kind=kind, target=target, model=model, stroke=stroke
-    )
+    facts = {"id": number, "image": image, "time": when, "kind": kind, "target": target}
+    return Line(**facts, model=model, stroke=stroke)
 
 
 def active(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:

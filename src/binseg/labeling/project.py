@@ -52,10 +52,9 @@ CHECK_SHARE = 10
 class Project:
     """An open project; one process at a time, any number of threads and windows.
 
-    `images` is their folder, one that holds `images/`, or a project's own; `home` is for the
-    labels, beside the images if left out; `config` tells the meanings of values of masks that are
-    there already. Raises DataError (no images, two of one name, stacks, masks that can't be read)
-    and UsageError (open elsewhere, or the labels there are of another folder).
+    `home` is for the labels, beside the images if left out; `config` tells the meanings of values
+    of masks that are there already. Raises DataError (no images, two of one name, stacks, masks
+    that can't be read) and UsageError (open elsewhere, or the labels are of another folder).
     """
 
     def __init__(
@@ -118,9 +117,8 @@ class Project:
         if height is None:
             info = probe(self.row(name).path)
             height, width = info.height, info.width
-            self._write(
-                "update images set height = ?, width = ? where name = ?", height, width, name
-            )
+            sql = "update images set height = ?, width = ? where name = ?"
+            self._write(sql, height, width, name)
         return height, width
 
     # The log
@@ -128,11 +126,7 @@ class Project:
     def add_stroke(
         self, name: str, stroke: Stroke, *, client: str | None = None, model: str | None = None
     ) -> int:
-        """Put a stroke on the disk; once its line's number is returned, no crash loses it.
-
-        Sent twice by one `client`'s name for it, it is drawn once. Raises OutputError if the disk
-        refused; nothing was changed then.
-        """
+        """Put a stroke on the disk, once for each name of a `client`'s; OutputError: unchanged."""
         return self._append(name, "stroke", client=client, model=model, stroke=stroke)
 
     def undo(self, name: str, *, redo: bool = False, client: str | None = None) -> int | None:
@@ -158,11 +152,7 @@ class Project:
         client: str | None = None,
         model: str | None = None,
     ) -> int:
-        """Keep an image's labels, 0 or 1 for every pixel, as its mask.
-
-        Raises ChangedError where there is a later line than `seen`, the last that the person saw,
-        and OutputError where the disk refused: a line without its mask gets it at the next opening.
-        """
+        """Keep an image's labels, all 0 or 1, as its mask; ChangedError for a line after `seen`."""
         assert not (labels_HW == IGNORE).any(), "an accepted image has all its pixels labelled"
         with self._guard:
             if client and (known := self._known(client, name)):
@@ -201,11 +191,8 @@ class Project:
 
     def accepted(self) -> list[tuple[str, Path, np.ndarray]]:
         """Name, file and mask of every image that is done."""
-        return [
-            (row.name, row.path, self.labels(row.name) == 1)
-            for row in self.rows()
-            if row.state == "done"
-        ]
+        done = (row for row in self.rows() if row.state == "done")
+        return [(row.name, row.path, self.labels(row.name) == 1) for row in done]
 
     # Scores of the engines on the check images
 
@@ -279,10 +266,8 @@ class Project:
                     (name, time.time(), kind, client, target, model, *drawn),
                 ).lastrowid
                 if kind == "stroke":  # drawing on a skipped image takes it in again
-                    self._db.execute(
-                        "update images set state = 'open' where name = ? and state = 'skipped'",
-                        (name,),
-                    )
+                    sql = "update images set state = 'open' where name = ? and state = 'skipped'"
+                    self._db.execute(sql, (name,))
             assert number is not None
             return number
 
@@ -368,15 +353,13 @@ class Project:
         known = {name for (name,) in self._read("select name from images")}
         fresh = {n: path for n, path in zip(names, files, strict=True) if n not in known}
         checks = _check_images([*fresh], is_first=not known)
+        rows = [(n, p.relative_to(self.images).as_posix(), n in checks) for n, p in fresh.items()]
         with self._writing():
             self._db.execute("update images set height = null")  # files may be others by now
-            self._db.executemany(
-                "insert into images (name, file, is_check) values (?, ?, ?)",
-                [(n, p.relative_to(self.images).as_posix(), n in checks) for n, p in fresh.items()],
-            )
-        progress.say(
-            f"{self.images}: {counted(len(names), 'image', 'images')}; labels in {self.home}"
-        )
+            sql = "insert into images (name, file, is_check) values (?, ?, ?)"
+            self._db.executemany(sql, rows)
+        told = counted(len(names), "image", "images")
+        progress.say(f"{self.images}: {told}; labels in {self.home}")
 
     def _take_in(self, config: DataConfig, progress: Progress) -> None:
         """Take in the masks that aren't what was written here last."""

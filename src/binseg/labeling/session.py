@@ -32,6 +32,7 @@ LEAST_TRAINED = 4  # accepted images without which nothing can be trained and va
 _NUM_OPEN = 6
 _LEARNT_AT_START = 12
 _NUM_SCORED = 12  # check images on which the cold engine is scored
+Box = tuple[int, int, int, int]  # top, left, bottom, right
 
 
 class Network(Protocol):
@@ -63,10 +64,9 @@ class Session:
     """An open project with its cold engine, and the network that trains beside (None for none)."""
 
     def __init__(
-        self, project: Project, *, engine: ColdEngine, network: Network | None = None, seed: int = 0
+        self, project: Project, *, engine: ColdEngine, network: Network | None = None
     ) -> None:
         self.project, self.engine, self.network = project, engine, network
-        self._seed = seed
         self._state = threading.Condition()
         self._opened: OrderedDict[str, OpenImage] = OrderedDict()
         self._outlooks: dict[str, Outlook] = {}
@@ -111,14 +111,12 @@ class Session:
 
     def _replay_again(self, name: str) -> None:
         with self._state:
-            before = self._opened.get(name)
-            if before is None:
-                return
-            fresh = self._replay(before.image, is_check=before.is_check)
-            fresh.probability, fresh.engine = before.probability, before.engine
-            fresh.version = before.version
-            self._opened[name] = fresh
-            self._worker.ask(name)
+            if before := self._opened.get(name):
+                fresh = self._replay(before.image, is_check=before.is_check)
+                fresh.probability, fresh.engine = before.probability, before.engine
+                fresh.version = before.version
+                self._opened[name] = fresh
+                self._worker.ask(name)
 
     def add_stroke(
         self, name: str, stroke: Stroke, *, client: str | None = None, model: str | None = None
@@ -135,7 +133,7 @@ class Session:
                 opened.line = line
             self._worker.ask(name)
         if self.project.last(name) % 10 == 0:
-            self._worker.later("choose", self._choose)
+            self._worker.later("choose", self.engine.choose)
             self._wake_network()
         return line
 
@@ -152,15 +150,8 @@ class Session:
             area_HW = opened.area_at(x, y)
         return self.add_stroke(name, region_of(area_HW, value), client=client)
 
-    def box(
-        self,
-        name: str,
-        rectangle: tuple[int, int, int, int],
-        value: int,
-        *,
-        client: str | None = None,
-    ) -> int:
-        """Give a value to the thing in a box (top, left, bottom, right)."""
+    def box(self, name: str, rectangle: Box, value: int, *, client: str | None = None) -> int:
+        """Give a value to the thing in a box."""
         opened = self.open(name)
         parts = self.engine.describe(opened.image)
         found = snap(opened.image.small_hw3, opened.image.small_box(rectangle), parts)
@@ -176,17 +167,12 @@ class Session:
         empty: bool = False,
         client: str | None = None,
     ) -> int:
-        """Keep what is shown as the image's mask, or nothing at all (`empty`).
-
-        Raises ChangedError where something else is shown by now than the line of the log and the
-        version of the prediction that the person saw.
-        """
+        """Keep what is shown, or nothing (`empty`), as the mask; ChangedError if it changed."""
         opened = self.open(name)
         with self._state:
             if not empty and version is not None and version != opened.version:
-                raise ChangedError(
-                    f"{name}: a newer prediction has come; look at it, and accept it"
-                )
+                told = f"{name}: a newer prediction has come; look at it, and accept it"
+                raise ChangedError(told)
             mask_HW = np.zeros(opened.image.size) if empty else opened.mask()
             labels_HW, engine = mask_HW.astype(np.uint8), opened.engine
             line = self.project.accept(name, labels_HW, seen=seen, client=client, model=engine)
@@ -204,32 +190,28 @@ class Session:
     def shown(
         self,
         name: str,
-        box: tuple[int, int, int, int],
+        box: Box,
         *,
         level: int = 0,
         after: int = 0,
         fine: bool = False,
         wait: float = 0.0,
     ) -> Shown:
-        """Give a part (top, left, bottom, right) of an image, one pixel in 2^level x 2^level.
-
-        It waits up to `wait` seconds for a prediction that knows of the line `after` of the log,
-        and is `fine`; then it gives what is there. UsageError: the part is outside of the image.
-        """
+        """Give a part of an image, one pixel in 2^level x 2^level; it waits for `after`, `fine`."""
         opened = self.open(name)
         height, width = opened.image.size
         box = (*box[:2], min(box[2], height), min(box[3], width))
         if box[0] >= box[2] or box[1] >= box[3]:
             raise UsageError("that part is outside of the image")
-        until = time.monotonic() + wait
+
+        def is_answered() -> bool:
+            now = self._opened.get(name, opened)
+            is_known = now.answered >= after and (now.is_fine or not fine)
+            return is_known or self._worker.is_ending
+
         with self._state:
-            while (
-                (opened.answered < after or (fine and not opened.is_fine))
-                and not self._worker.is_ending
-                and time.monotonic() < until
-            ):
-                self._state.wait(max(0.001, until - time.monotonic()))
-                opened = self._opened.get(name, opened)
+            self._state.wait_for(is_answered, wait)
+            opened = self._opened.get(name, opened)
             codes = opened.codes(box, 1 << level)
             return Shown(
                 codes=codes,
@@ -254,8 +236,8 @@ class Session:
         if not any(name in self._offered for name in names):
             unknown = Outlook(foreground=1.0, doubt=1.0, look=np.zeros(1, np.float32))
             outlooks = {name: self._outlooks.get(name, unknown) for name in names}
-            seed = self._seed + len(self.project.rows()) - len(rows)
-            self._offered = rank(outlooks, rule="random", seed=seed)
+            num_settled = len(self.project.rows()) - len(rows)
+            self._offered = rank(outlooks, rule="random", seed=num_settled)
         chosen = next((name for name in self._offered if name in names), names[0])
         later = [name for name in self._offered if name in names and name != chosen]
         if later:
@@ -374,9 +356,6 @@ class Session:
         return found, "none" if found is None else version
 
     # Chores
-
-    def _choose(self) -> None:
-        self.engine.choose()
 
     def _describe(self, name: str) -> None:
         self.engine.describe(open_working_image(name, self.project.row(name).path))

@@ -79,10 +79,7 @@ def draw(labels_HW: Labels, stroke: Stroke) -> tuple[int, int, int, int] | None:
 def _draw_line(
     labels_HW: Labels, points_N2: np.ndarray, stroke: Stroke, box: tuple[int, int, int, int]
 ) -> None:
-    """Set the pixels whose middle is within the radius of the line.
-
-    What is near one piece of it is convex, so that it has one run of pixels in each row.
-    """
+    """Set the pixels near a line: near one piece of it, a convex area, each row has one run."""
     radius, (top, left, bottom, right) = max(stroke.radius, 0.5), box
     starts = points_N2[:1] if len(points_N2) == 1 else points_N2[:-1]
     ends = points_N2[:1] if len(points_N2) == 1 else points_N2[1:]
@@ -106,7 +103,7 @@ def _draw_line(
 def _runs(
     y_h: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give the first and the last x near a piece of a line in each row; without any, inf and -inf.
+    """Give first and last x near a piece of a line in each row, inf and -inf without any.
 
     They lie around the point of it that is nearest to its straight sides: a convex problem.
     """

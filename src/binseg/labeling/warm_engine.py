@@ -7,6 +7,7 @@ drawn wrong and mended leaves no trace.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from binseg.labeling.strokes import Labels
 from binseg.labeling.working_image import RGB
 from binseg.losses import build_loss
 from binseg.models import create_model
-from binseg.models.skeleton import EncoderDecoder, encoder_parameters, freeze_batch_norm
+from binseg.models.skeleton import EncoderDecoder
 from binseg.types import IGNORE
 
 ENCODER = "efficientnet_lite0"
@@ -42,19 +43,14 @@ def lite0_features() -> Callable[[RGB], Features]:
         height, width = rgb_HW3.shape[:2]
         image = torch.from_numpy(rgb_HW3.astype(np.float32) / 255).permute(2, 0, 1)
         size = [max(32, _ZOOM * height), max(32, _ZOOM * width)]
+        enlarge = partial(functional.interpolate, mode="bilinear")
         with torch.inference_mode():
-            zoomed = functional.interpolate(
-                ((image - mean) / std)[None], size=size, mode="bilinear"
-            )
-            maps = encoder(zoomed)
+            maps = encoder(enlarge(((image - mean) / std)[None], size=size))
             if not axes:  # the same for all images, so that trees of one can answer for another
                 axes.extend(_principal(one) for one in maps)
-            full = [
-                functional.interpolate(
-                    torch.einsum("bchw,ck->bkhw", one, axis), size=(height, width), mode="bilinear"
-                )
-                for one, axis in zip(maps, axes, strict=True)
-            ]
+            pairs = zip(maps, axes, strict=True)
+            kept = [torch.einsum("bchw,ck->bkhw", one, axis) for one, axis in pairs]
+            full = [enlarge(one, size=(height, width)) for one in kept]
             return torch.cat(full, dim=1)[0].permute(1, 2, 0).numpy().astype(np.float16)
 
     return describe
@@ -117,24 +113,18 @@ def train_round(
     seconds: float,
     seed: int = 0,
     most_steps: int | None = None,
-    is_wanted: Callable[[], bool] = lambda: True,
-) -> WarmNetwork | None:
-    """Train `model` in place for some seconds on labels of either kind; None where it was given up.
-
-    `is_wanted` is asked before each step. `most_steps` is an end by steps, for tests and
-    benchmarks.
-    """
+) -> WarmNetwork:
+    """Train on labels of either kind for some seconds, or `most_steps`, in place."""
     assert isinstance(model, EncoderDecoder)
     random = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    freeze_batch_norm(model)  # a few crops say less about the mean of channels than ImageNet does
     model.train()
-    slow = encoder_parameters(model)
-    known = {id(p) for p in slow}
-    groups = [
-        {"params": [p for p in model.parameters() if id(p) not in known], "lr": RATE},
-        {"params": slow, "lr": RATE * ENCODER_SHARE},
-    ]
+    for part in model.encoder.modules():
+        if isinstance(part, nn.BatchNorm2d):  # crops say less of channels' means than ImageNet
+            part.eval()
+    rest = [*model.decoder.parameters(), *model.head.parameters()]
+    slow = {"params": [*model.encoder.parameters()], "lr": RATE * ENCODER_SHARE}
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": RATE}, slow]
     optimiser = torch.optim.AdamW(groups, weight_decay=1e-2)
     rates = [group["lr"] for group in optimiser.param_groups]
     loss_of = build_loss("bce-dice")
@@ -145,8 +135,6 @@ def train_round(
         share = min(spent, step / LEAST_STEPS) if most_steps is None else step / most_steps
         if share >= 1:
             break
-        if not is_wanted():
-            return None
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, (step + 1) / 10) * (0.5 + 0.5 * np.cos(np.pi * share))
         images, target, valid = _batch(model, examples, random)

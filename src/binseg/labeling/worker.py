@@ -19,11 +19,7 @@ _MEEKNESS = 10  # of the thread for chores, as in `nice`
 
 
 class Worker:
-    """Answers for images, the one that was asked for last first; chores never hold that up.
-
-    `answer` predicts an image anew, by its name; `look` is called now and then while nobody asks;
-    `state` guards what the session and these threads share.
-    """
+    """Answers for images, the last asked for first; chores in pauses. `state` guards it all."""
 
     def __init__(
         self, answer: Callable[[str], None], look: Callable[[], None], state: threading.Condition

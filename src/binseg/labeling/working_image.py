@@ -16,6 +16,7 @@ MOST_PIXELS = 512 * 512
 """Engines see larger images reduced to this many pixels; what a person draws keeps every pixel."""
 _SHARES = (0.5, 99.5)  # percentiles that become black and white where an image has more than 8 bits
 
+_BILINEAR, _BOX = Image.Resampling.BILINEAR, Image.Resampling.BOX
 RGB = UInt8[np.ndarray, "H W 3"]
 
 
@@ -50,24 +51,21 @@ class WorkingImage:
 
     def enlarge(self, probability_hw: np.ndarray) -> np.ndarray:
         """A probability at the engines' size, at the image's own."""
-        if self.size == self.small_size:
-            return probability_hw
-        return resized(probability_hw, self.size)
+        is_own = self.size == self.small_size
+        return probability_hw if is_own else resized(probability_hw, self.size)
 
 
 def open_working_image(name: str, path: Path) -> WorkingImage:
     """Read an image. Raises ImageError."""
     image_HWC, _ = read_pixels(path)
-    rgb_HW3 = to_rgb(image_HWC)
+    small_hw3 = rgb_HW3 = to_rgb(image_HWC)
     height, width = rgb_HW3.shape[:2]
     shrink = (MOST_PIXELS / (height * width)) ** 0.5
-    small_hw3 = rgb_HW3
     if shrink < 1:
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        small_hw3 = np.asarray(Image.fromarray(rgb_HW3).resize(size, Image.Resampling.BOX))
-    return WorkingImage(
-        name=name, rgb_HW3=rgb_HW3, small_hw3=small_hw3, is_deep=image_HWC.dtype != np.uint8
-    )
+        small_hw3 = np.asarray(Image.fromarray(rgb_HW3).resize(size, _BOX))
+    is_deep = image_HWC.dtype != np.uint8
+    return WorkingImage(name=name, rgb_HW3=rgb_HW3, small_hw3=small_hw3, is_deep=is_deep)
 
 
 def to_rgb(image_HWC: Num[np.ndarray, "H W C"], *, stretch: bool | None = None) -> RGB:
@@ -92,12 +90,7 @@ def to_rgb(image_HWC: Num[np.ndarray, "H W C"], *, stretch: bool | None = None) 
     return np.ascontiguousarray(taken)
 
 
-def resized(
-    values_hw: np.ndarray,
-    size: tuple[int, ...],
-    *,
-    by: Image.Resampling = Image.Resampling.BILINEAR,
-) -> np.ndarray:
+def resized(values_hw: np.ndarray, size: tuple[int, ...], by: int = _BILINEAR) -> np.ndarray:
     """Resize numbers to a height and width."""
     image = Image.fromarray(values_hw.astype(np.float32))
     return np.asarray(image.resize((size[1], size[0]), by))
@@ -107,7 +100,7 @@ def reduced(labels_HW: Labels, size: tuple[int, int]) -> Labels:
     """Reduce labels to a smaller size: of each cell what most of its labelled pixels are."""
     if labels_HW.shape == size:
         return labels_HW
-    shares = [resized(labels_HW == value, size, by=Image.Resampling.BOX) for value in (0, 1)]
+    shares = [resized(labels_HW == value, size, _BOX) for value in (0, 1)]
     reduced_hw = np.full(size, IGNORE, np.uint8)
     reduced_hw[(shares[0] > 0) & (shares[0] >= shares[1])] = 0
     reduced_hw[shares[1] > shares[0]] = 1

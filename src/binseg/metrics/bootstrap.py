@@ -35,10 +35,7 @@ def resampled_sums(
     num_resamples: int,
     seed: int = 0,
 ) -> Float64[np.ndarray, "R K"] | None:
-    """Add up the columns of data sets made of as many images or groups as there are, with repeats.
-
-    A row of sums for each data set; None for a single image or group, and for no resamples.
-    """
+    """Add up the columns of resampled images or groups, a row each; None for a single one."""
     if groups is not None:
         assert len(groups) == len(table_NK), "one group per image"
         table_NK = sum_groups(table_NK, groups)
@@ -81,18 +78,14 @@ def figures_of(
     groups: Sequence[Hashable] | None,
     num_resamples: int,
 ) -> dict[str, Figure]:
-    """Score the sums of what the images add, and of what resampled images would.
-
-    `score` turns rows of sums into scores by name; 0 resamples leave out the intervals.
-    """
+    """Score (by name) the sums of what images add, and of what resampled images would."""
     sums_RK = resampled_sums(table_NK, groups=groups, num_resamples=num_resamples)
-    resampled = None if sums_RK is None else score(sums_RK)
+    resampled = {} if sums_RK is None else score(sums_RK)
+    intervals = {name: interval_of(values_R) for name, values_R in resampled.items()}
+    whole = score(table_NK.sum(axis=0, keepdims=True))
     return {
-        name: Figure(
-            value=float(value_1[0]),
-            interval=None if resampled is None else interval_of(resampled[name]),
-        )
-        for name, value_1 in score(table_NK.sum(axis=0, keepdims=True)).items()
+        name: Figure(value=float(value_1[0]), interval=intervals.get(name))
+        for name, value_1 in whole.items()
     }
 
 

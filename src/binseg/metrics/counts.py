@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from scipy import ndimage
 
-from binseg.types import Counts, ImageScores, ObjectCounts, Size
+from binseg.types import Counts, ImageScores, Mask, ObjectCounts, Size
 
-Mask = Bool[np.ndarray, "H W"]
 OBJECT_RULE = (
     "Objects: connected pixels (8 neighbours); a predicted one is found where its IoU with a true "
     "one is above 0.5, which no two can be for the same. Ignored pixels belong to no object. "
@@ -79,9 +78,6 @@ def count_objects(mask_HW: Mask, truth_HW: Mask, valid_HW: Mask | None = None) -
     area_of_true = np.bincount(true_HW.ravel())[pairs_P % (num_true + 1)]
     iou_P = overlap_P / (area_of_predicted + area_of_true - overlap_P)
     matched_P = iou_P > 0.5
-    return ObjectCounts(
-        num_true=int(num_true),
-        num_predicted=int(num_predicted),
-        num_matched=int(matched_P.sum()),
-        sum_iou=float(iou_P[matched_P].sum()),
-    )
+    matched, sum_iou = int(matched_P.sum()), float(iou_P[matched_P].sum())
+    both = {"num_true": int(num_true), "num_predicted": int(num_predicted)}
+    return ObjectCounts(**both, num_matched=matched, sum_iou=sum_iou)

@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from scipy.optimize import minimize_scalar
 
 from binseg.errors import DataError
 from binseg.metrics.bootstrap import NUM_RESAMPLES, figures_of
-from binseg.metrics.counts import Mask
 from binseg.metrics.registry import CalibrationMetric, ProbabilityMetric, metrics_of
 from binseg.metrics.scores import is_mostly_empty, score_table
-from binseg.types import Calibration, ReliabilityBin, Sweep
+from binseg.types import Calibration, Mask, Probability, ReliabilityBin, Sweep
 
-Probability = Float32[np.ndarray, "H W"]
 NUM_THRESHOLDS = 1024
 _TIE = 1e-9  # mean Dice closer than this is the same: less than one pixel in any real data set
 _THRESHOLDS = np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS
@@ -35,7 +33,7 @@ CALIBRATION_RULE = (
 """The sentence that goes with Brier score and calibration error."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Reliability:
     """Sums over the valid pixels of one image, by bin of probability where B says so."""
 
@@ -69,15 +67,11 @@ def measure_reliability(probability_HW: Probability, truth_HW: Mask, valid_HW: M
     num_2B = np.bincount(bins_N + NUM_BINS * truth_N, minlength=2 * NUM_BINS).reshape(2, NUM_BINS)
     said_B = np.bincount(bins_N, weights=probability_N, minlength=NUM_BINS)
     true_N = truth_N.astype(np.float64)
-    return Reliability(
-        # No dot product: its threads go on spinning, and halve the speed of the next prediction.
-        errors_E=np.array(
-            [float(one.of(probability_N, true_N).sum()) for one in metrics_of(ProbabilityMetric)]
-        ),
-        num_B=num_2B.sum(axis=0).astype(np.float64),
-        probability_B=said_B.astype(np.float64),  # an empty bincount gives integers
-        true_B=num_2B[1].astype(np.float64),
-    )
+    # No dot product: its threads go on spinning, and halve the speed of the next prediction.
+    errors = [float(one.of(probability_N, true_N).sum()) for one in metrics_of(ProbabilityMetric)]
+    # An empty bincount gives integers.
+    sums_B = (one.astype(np.float64) for one in (num_2B.sum(axis=0), said_B, num_2B[1]))
+    return Reliability(np.array(errors), *sums_B)
 
 
 def summarise_calibration(
@@ -92,25 +86,17 @@ def summarise_calibration(
     num_B, probability_B, true_B = table_NK[:, -3 * NUM_BINS :].sum(axis=0).reshape(3, NUM_BINS)
     if not num_B.any():
         raise DataError("calibration can't be measured: no image has a pixel that isn't ignored")
-    return Calibration(
-        scores=figures_of(table_NK, _score_sums, groups=groups, num_resamples=num_resamples),
-        bins=tuple(
-            ReliabilityBin(
-                low=number / NUM_BINS,
-                high=(number + 1) / NUM_BINS,
-                num_pixels=int(num),
-                mean_probability=float(probability / max(1.0, num)),
-                share=float(true / max(1.0, num)),
-            )
-            for number, (num, probability, true) in enumerate(
-                zip(num_B, probability_B, true_B, strict=True)
-            )
-        ),
+    means_B, shares_B = (one / np.maximum(1.0, num_B) for one in (probability_B, true_B))
+    columns = zip(num_B.astype(int), means_B, shares_B, strict=True)
+    bins = tuple(
+        ReliabilityBin(at / NUM_BINS, (at + 1) / NUM_BINS, *(one.item() for one in row))
+        for at, row in enumerate(columns)
     )
+    scores = figures_of(table_NK, _score_sums, groups=groups, num_resamples=num_resamples)
+    return Calibration(scores=scores, bins=bins)
 
 
 def _score_sums(sums_RK: Float64[np.ndarray, "R K"]) -> dict[str, Float64[np.ndarray, " R"]]:
-    """Score each row of sums; a data set without a valid pixel gets 0."""
     bins_R3B = sums_RK[:, -3 * NUM_BINS :].reshape(-1, 3, NUM_BINS)
     num_R = np.maximum(1.0, bins_R3B[:, 0].sum(axis=1))
     errors = enumerate(metrics_of(ProbabilityMetric))
@@ -121,10 +107,7 @@ def _score_sums(sums_RK: Float64[np.ndarray, "R K"]) -> dict[str, Float64[np.nda
 
 
 def count_bins(probability_N: Float[np.ndarray, " N"], num_bins: int) -> Int64[np.ndarray, " N"]:
-    """Say in which bin each probability is: 0 for 0, else 1 to `num_bins`.
-
-    With a power of 2 nothing is rounded: p > k/1024 just where the bin is above k.
-    """
+    """Sort probabilities into bins: 0 for 0, else 1 to `num_bins`, without rounding for 2^n."""
     assert not probability_N.size or 0 <= probability_N.min() <= probability_N.max() <= 1, (
         "probabilities are in [0, 1], and none is nan"
     )
@@ -157,7 +140,7 @@ def counts_of(histogram_2K: Int64[np.ndarray, "2 K"]) -> Int64[np.ndarray, "T 4"
     return np.concatenate([above_2T, below_2T]).T
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ThresholdChoice:
     """The threshold that was chosen, and the whole curve it was chosen from."""
 
@@ -218,35 +201,20 @@ class ProbabilityTally:
         )
 
     def choose(self) -> ThresholdChoice:
-        """Choose the threshold with the best mean per-image Dice, in the middle of its plateau.
-
-        Where most images are empty, pooled Dice decides. Raises DataError without a valid pixel.
-        """
+        """Choose the best mean Dice, or pooled if most are empty, mid-plateau; DataError."""
         if not self._num_images:
-            raise DataError(
-                "a threshold can't be chosen: no validation image has a pixel that isn't ignored; "
-                "check the split, or give a fixed threshold"
-            )
+            told = "a threshold can't be chosen: no validation image has a pixel that isn't ignored"
+            raise DataError(f"{told}; check the split, or give a fixed threshold")
         is_pooled = is_mostly_empty(self._num_empty, self._num_images)
         dice_T = self._dice_T / self._num_images
         if is_pooled:
             dice_T = score_table(counts_of(self._pooled_2K))["dice"]
         best = _middle_of_plateau(dice_T)
-        return ThresholdChoice(
-            threshold=best / NUM_THRESHOLDS,
-            dice=float(dice_T[best]),
-            thresholds_T=_THRESHOLDS,
-            dice_T=dice_T,
-            num_images=self._num_images,
-            is_pooled=is_pooled,
-        )
+        threshold, dice, num = best / NUM_THRESHOLDS, float(dice_T[best]), self._num_images
+        return ThresholdChoice(threshold, dice, _THRESHOLDS, dice_T, num, is_pooled=is_pooled)
 
 
-def tune_threshold(
-    predictions: Iterable[
-        tuple[Float32[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"]]
-    ],
-) -> ThresholdChoice:
+def tune_threshold(predictions: Iterable[tuple[np.ndarray, ...]]) -> ThresholdChoice:
     """Choose a threshold by probability_HW, truth_HW, valid_HW of each image; or DataError."""
     tally = ProbabilityTally()
     for one in predictions:
@@ -276,10 +244,7 @@ def _middle_of_plateau(dice_T: Float64[np.ndarray, " T"]) -> int:
 
 
 class LogitTally:
-    """Adds up images one at a time; finds the temperature that suits them all.
-
-    It divides all logits (Guo et al., ICML 2017); above 1 the model was too sure.
-    """
+    """Adds up images; finds the temperature for all logits (Guo et al.), above 1 if too sure."""
 
     def __init__(self) -> None:
         self._num_2K = np.zeros((2, _LOGIT_BINS), dtype=np.int64)  # of false and true pixels

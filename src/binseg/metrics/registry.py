@@ -98,19 +98,16 @@ def _ratio(upper: tuple[int, ...], lower: tuple[int, ...], *, nothing: tuple[int
         empty_N = (counts_N4 @ np.array(nothing) == 0).astype(np.float64)
         # The division by 1 is never taken; it only keeps numpy from dividing by zero.
         shares_N = numerator_N / np.where(denominator_N == 0, 1, denominator_N)
-        scores_N: Column = np.where(denominator_N == 0, empty_N, shares_N)
-        return scores_N
+        return np.asarray(np.where(denominator_N == 0, empty_N, shares_N))
 
     return score
 
 
 def _of_pixels(upper: tuple[int, ...], lower: tuple[int, ...]) -> Ratio:
-    """Weigh tp, fp, fn, tn."""
     return _ratio(upper, lower, nothing=(0, 1, 1, 0))
 
 
 def _of_objects(upper: tuple[int, ...], lower: tuple[int, ...]) -> Ratio:
-    """Weigh true, predicted and matched objects, and the sum of IoU of the matched ones."""
     return _ratio(upper, lower, nothing=(1, 1, 0, 0))
 
 
@@ -122,9 +119,8 @@ _OBJECT_IOU = _of_objects((0, 0, 0, 1), (0, 0, 1, 0))
 
 def _calibration_error(num_NB: Bins, probability_NB: Bins, true_NB: Bins) -> Column:
     """Average |mean probability - share of foreground| over the bins, weighed by their pixels."""
-    error_N: Column = np.abs(probability_NB - true_NB).sum(axis=1)
-    mean_N: Column = error_N / np.maximum(1.0, num_NB.sum(axis=1))
-    return mean_N
+    error_N = np.abs(probability_NB - true_NB).sum(axis=1)
+    return np.asarray(error_N / np.maximum(1.0, num_NB.sum(axis=1)))
 
 
 _ROWS: tuple[Metric, ...] = (

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float64, Num
 
-from binseg.metrics.counts import Mask, as_array, count
+from binseg.metrics.counts import as_array, count
 from binseg.metrics.registry import METRICS, ObjectMetric, OutlineMetric, PixelMetric, metrics_of
 from binseg.metrics.surface import OutlineRule, compare_outlines
-from binseg.types import Counts, ImageScores, Size
+from binseg.types import Counts, ImageScores, Mask, Size
 
 Table = dict[str, Float64[np.ndarray, " N"]]
 
@@ -95,8 +95,5 @@ def score_image(
 
 
 def is_mostly_empty(num_empty: int, num_images: int) -> bool:
-    """Tell whether most images, but not all, have an empty truth.
-
-    Their mean would praise a model that never predicts anything: the pooled score chooses then.
-    """
+    """Tell whether most, but not all, truths are empty: their mean would praise doing nothing."""
     return num_images / 2 < num_empty < num_images

@@ -27,7 +27,7 @@ from binseg.metrics.probabilities import (
     Reliability,
     summarise_calibration,
 )
-from binseg.metrics.registry import EMPTY_RULE, METRICS
+from binseg.metrics.registry import EMPTY_RULE, METRICS, Bins, Column
 from binseg.metrics.scores import object_table, score_all
 from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
 from binseg.types import Averages, Counts, Figure, ImageScores, Interval, Report, Size, Slice
@@ -52,14 +52,7 @@ def summarise(
     notes: Sequence[str] = (),
     num_resamples: int = NUM_RESAMPLES,
 ) -> Report:
-    """Average the scores over images, pool the counts, and say the rules that were used.
-
-    All images are counted at the same sizes; `reliabilities` are of those with a valid pixel, in
-    their order, and `tally` of the same; without them there is no calibration and no sweep.
-    `border` says what became of the border class, `by` names columns to slice by; 0 resamples leave
-    intervals out. Raises DataError without a valid pixel, UsageError where no image has such a
-    column.
-    """
+    """Average scores over images, pool counts, add the rules; DataError, UsageError (`by`)."""
     assert all(one.counts.keys() == images[0].counts.keys() for one in images), "one set of sizes"
     scored = {size: scored_images(images, size) for size in images[0].counts} if images else {}
     if not scored or not all(scored.values()):
@@ -71,12 +64,9 @@ def summarise(
     kept = scored["original"]
     groups = group_labels(kept)
     marks = Counter(mark_of(one) for one in kept)
-    outline, objects = _outline_figures(kept, num_resamples), _object_figures(kept, num_resamples)
-    calibration = None
-    if reliabilities:
-        calibration = summarise_calibration(
-            reliabilities, groups=groups, num_resamples=num_resamples
-        )
+    outline, objects = _figures(kept, num_resamples)
+    how: dict[str, Any] = {"groups": groups, "num_resamples": num_resamples}
+    calibration = summarise_calibration(reliabilities, **how) if reliabilities else None
     rule = rule or OutlineRule()
     report = Report(
         title=title,
@@ -112,11 +102,7 @@ def _means(images: Sequence[ImageScores], size: Size) -> dict[str, float]:
 
 
 def mark_of(one: ImageScores) -> str:
-    """Say in one word what is special about an image at original size, if anything.
-
-    "ignored" has no valid pixel, "empty" no object, "alarm" no object but a prediction, and of the
-    object of "missed" nothing was found.
-    """
+    """Name an image's state: ignored, empty, alarm (found in empty), missed, or nothing."""
     counts = one.counts["original"]
     if not counts.num_valid:
         return "ignored"
@@ -128,11 +114,8 @@ def mark_of(one: ImageScores) -> str:
 def _rules(report: Report, total: Counts, num_scored: int, num_units: int) -> Iterator[str]:
     """Say the rules behind the figures, and how many images they decided."""
     empty = f"None of the {num_scored} images has an empty truth."
-    if report.num_empty_truth:
-        empty = (
-            f"{report.num_empty_truth} of {num_scored} images have an empty truth and are in the "
-            "means."
-        )
+    if num := report.num_empty_truth:
+        empty = f"{num} of {num_scored} images have an empty truth and are in the means."
     yield f"{EMPTY_RULE} {empty}"
     yield (
         "Accuracy misleads: a prediction without any foreground would score "
@@ -156,50 +139,38 @@ def _rules(report: Report, total: Counts, num_scored: int, num_units: int) -> It
         )
 
 
-def _outline_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[str, Figure]:
-    """Average each outline score over the images; nothing where one wasn't measured."""
+def _figures(
+    images: Sequence[ImageScores], num_resamples: int
+) -> tuple[dict[str, Figure], dict[str, Figure]]:
+    """Average outline scores over images, and score pooled objects, where all were measured."""
     outlines = [one.outline for one in images if one.outline is not None]
-    if len(outlines) < len(images):
-        return {}
-    names = list(outlines[0])
-    rows = [[*(one[name] for name in names), 1.0] for one in outlines]
-    return figures_of(
-        np.array(rows),
-        lambda sums_RK: {name: sums_RK[:, at] / sums_RK[:, -1] for at, name in enumerate(names)},
-        groups=group_labels(images),
-        num_resamples=num_resamples,
-    )
-
-
-def _object_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[str, Figure]:
-    """Score the pooled objects of all images; nothing where one's weren't counted."""
     objects = [one.objects for one in images if one.objects is not None]
+    names = [*outlines[0]] if len(outlines) == len(images) else []
+
+    def means(sums_RK: Bins) -> dict[str, Column]:
+        return {name: sums_RK[:, at] / sums_RK[:, -1] for at, name in enumerate(names)}
+
+    how: dict[str, Any] = {"groups": group_labels(images), "num_resamples": num_resamples}
+    rows = [[*(one[name] for name in names), 1.0] for one in outlines]
+    outline = figures_of(np.array(rows), means, **how) if names else {}
     if len(objects) < len(images):
-        return {}
-    rows = [[x.num_true, x.num_predicted, x.num_matched, x.sum_iou] for x in objects]
-    return figures_of(
-        np.array(rows, dtype=np.float64),
-        object_table,
-        groups=group_labels(images),
-        num_resamples=num_resamples,
-    )
+        return outline, {}
+    counts = [[*vars(one).values()] for one in objects]
+    return outline, figures_of(np.array(counts, np.float64), object_table, **how)
 
 
 def slice_images(
     images: Sequence[ImageScores], *, by: Iterable[str] = (), num_resamples: int = NUM_RESAMPLES
 ) -> tuple[Slice, ...]:
-    """Split the images by object size, foreground share and columns; score each part by itself.
-
-    Sizes and shares are those of the truth at original size, in three parts with as many images
-    each; images without an object are a part of their own. Columns with 2 to 20 values are taken
-    unasked, those of `by` whatever their number (UsageError if no image has one); images without a
-    value are the part "". Shares that make the same parts as sizes are left out unasked.
-    """
+    """Split images by size and share of objects, and columns of few values or `by`; UsageError."""
     scored = scored_images(images, "original")
     names = list(dict.fromkeys(name for one in scored for name in one.columns))
     asked = set(by)
     check_columns(asked, names)
-    by_size, by_share = _thirds(scored, _area, "{:,.0f} px"), _thirds(scored, _share, "{:.1%}")
+    by_size, by_share = (
+        _thirds(scored, lambda x: x.tp + x.fn, "{:,.0f} px"),
+        _thirds(scored, _share, "{:.1%}"),
+    )
     parts = [(BY_SIZE, value, kept) for value, kept in by_size]
     # Where all images have one size, both say the same.
     if BY_SHARE in asked or [kept for _, kept in by_size] != [kept for _, kept in by_share]:
@@ -207,10 +178,9 @@ def slice_images(
     for name in names:
         values = sorted({one.columns.get(name, "") for one in scored})
         if name in asked or 2 <= len(values) <= FEW_VALUES:
-            parts += [
-                (name, value, [one for one in scored if one.columns.get(name, "") == value])
-                for value in values
-            ]
+            for value in values:
+                kept = [one for one in scored if one.columns.get(name, "") == value]
+                parts.append((name, value, kept))
     return tuple(_slice(by, value, kept, num_resamples) for by, value, kept in parts if kept)
 
 
@@ -225,20 +195,10 @@ def check_columns(asked: Iterable[str], names: Iterable[str]) -> None:
 def _slice(by: str, value: str, kept: Sequence[ImageScores], num_resamples: int) -> Slice:
     dice_N = [one.scores["original"]["dice"] for one in kept]
     groups = group_labels(kept)
-    return Slice(
-        by=by,
-        value=value,
-        num_images=len(kept),
-        num_groups=None if groups is None else len(set(groups)),
-        dice=Figure(
-            value=float(np.mean(dice_N)),
-            interval=bootstrap_interval(dice_N, groups=groups, num_resamples=num_resamples),
-        ),
-    )
-
-
-def _area(counts: Counts) -> float:
-    return counts.tp + counts.fn
+    num_groups = None if groups is None else len(set(groups))
+    interval = bootstrap_interval(dice_N, groups=groups, num_resamples=num_resamples)
+    dice = Figure(value=float(np.mean(dice_N)), interval=interval)
+    return Slice(by=by, value=value, num_images=len(kept), num_groups=num_groups, dice=dice)
 
 
 def _share(counts: Counts) -> float:
@@ -261,8 +221,7 @@ def _thirds(
             (f"large: above {high_text}", value_N > high),
         ]
     return [
-        (name, [one for one, kept in zip(images, kept_N, strict=True) if kept])
-        for name, kept_N in parts
+        (name, [images[at] for at in np.flatnonzero(kept_N).tolist()]) for name, kept_N in parts
     ]
 
 
@@ -276,13 +235,13 @@ def report_as_dict(report: Report) -> dict[str, object]:
     plain = _plain(report)
     outline = {name: plain.pop(name) for name in ("tolerance", "unit", "spacing")}
     method = f"percentile bootstrap by {plain.pop('resampled')}"
-    bootstrap = {"level": LEVEL, "method": method}
+    about = {"level": LEVEL, "method": method}
     sweep = report.sweep
     return {
         "bundle": plain.pop("bundle_id"),
         "num_images": len(report.images),
         **plain,
-        "intervals": bootstrap | plain["intervals"] if report.intervals else None,
+        "intervals": about | plain["intervals"] if report.intervals else None,
         "outline": {**outline, "scores": plain["outline"]},
         "calibration": report.calibration
         and {**plain["calibration"]["scores"], "bins": plain["calibration"]["bins"]},
@@ -323,10 +282,7 @@ def _plain(value: Any) -> Any:
 
 
 def report_rows(report: Report, *, intervals: Averages | None = None) -> list[Row]:
-    """List the averages of a report, one row for each kind and size, as tables and CSV show them.
-
-    With `intervals` each score has two more columns, NAME_low and NAME_high, which may be empty.
-    """
+    """List a report's averages by kind and size; `intervals` add columns NAME_low and NAME_high."""
     rows: list[Row] = []
     for kind, table in (("mean", report.mean), ("pooled", report.pooled)):
         for size, scores in table.items():
@@ -342,11 +298,7 @@ def report_rows(report: Report, *, intervals: Averages | None = None) -> list[Ro
 
 
 def image_rows(report: Report) -> list[Row]:
-    """List the images of a report, one CSV row each: id, columns, counts and scores per size, more.
-
-    The model's size has the prefix `model_`, objects have `objects_`, a manifest's own columns
-    `column_`. What has no valid pixel has no score, so that nobody's mean takes it in.
-    """
+    """List a report's images as CSV rows, without scores where no pixel is valid."""
     rows = [_image_row(one) for one in report.images]
     # CSV needs one set of columns: those of all rows, in the order in which they appear.
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -15,7 +15,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from binseg.errors import UsageError
-from binseg.metrics.counts import Mask
+from binseg.types import Mask
 
 OUTLINE_RULE = (
     "Outlines: the pixels of a mask with a neighbour (of 4) outside it; outside the image is "
@@ -58,7 +58,7 @@ class OutlineRule:
         return float(np.hypot(height * down, width * across))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OutlinePair:
     """A predicted and a true mask, neither of them empty, and the distances of their outlines."""
 
@@ -74,10 +74,8 @@ class OutlinePair:
     @property
     def num_near(self) -> tuple[int, int]:
         """Pixels of the predicted and of the true outline within the tolerance of the other."""
-        near_mask, near_truth = (
-            int((distances <= self.tolerance).sum())
-            for distances in (self.to_truth_N, self.to_mask_M)
-        )
+        both = (self.to_truth_N, self.to_mask_M)
+        near_mask, near_truth = (int((one <= self.tolerance).sum()) for one in both)
         return near_mask, near_truth
 
 
@@ -91,14 +89,9 @@ def compare_outlines(mask_HW: Mask, truth_HW: Mask, rule: OutlineRule) -> Outlin
     )
     # A tree of outline pixels gives the distances that a distance transform would (a test holds
     # it), for the outline's pixels alone: on large images many times as fast.
-    return OutlinePair(
-        mask_hw=mask_hw,
-        truth_hw=truth_hw,
-        to_truth_N=KDTree(truth_M2).query(mask_N2)[0],
-        to_mask_M=KDTree(mask_N2).query(truth_M2)[0],
-        tolerance=rule.tolerance,
-        band=max(1, round(BOUNDARY_SHARE * float(np.hypot(*mask_HW.shape)))),
-    )
+    to_truth_N, to_mask_M = KDTree(truth_M2).query(mask_N2)[0], KDTree(mask_N2).query(truth_M2)[0]
+    band = max(1, round(BOUNDARY_SHARE * float(np.hypot(*mask_HW.shape))))
+    return OutlinePair(mask_hw, truth_hw, to_truth_N, to_mask_M, rule.tolerance, band)
 
 
 def _box_of(mask_HW: Mask) -> tuple[slice, slice]:
@@ -107,7 +100,6 @@ def _box_of(mask_HW: Mask) -> tuple[slice, slice]:
 
 
 def _outline_points(mask_HW: Mask) -> Float64[np.ndarray, "N 2"]:
-    """Rows and columns of the pixels with one of 4 neighbours outside; no mask touches the edge."""
     inner_HW = mask_HW.copy()
     inner_HW[1:-1] &= mask_HW[:-2] & mask_HW[2:]
     inner_HW[:, 1:-1] &= mask_HW[:, :-2] & mask_HW[:, 2:]

@@ -3,5 +3,4 @@
 from binseg.models.create import OPTIONS, build_model, create_model, num_parameters, resolve_options
 from binseg.models.decoders import DECODERS
 from binseg.models.encoders import ENCODERS
-from binseg.models.skeleton import encoder_parameters, freeze_batch_norm, freeze_encoder
 from binseg.models.weights import load_encoder_weights, weights_path

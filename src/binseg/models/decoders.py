@@ -44,10 +44,7 @@ class UNetStyle:
 
 
 class AttentionGate(nn.Module):
-    """Weighs each pixel of a skip by how well it agrees with the upsampled map from below.
-
-    The paper (arXiv 1804.03999) gates with that map before it is upsampled.
-    """
+    """Weighs each pixel of a skip by its agreement with the map from below (arXiv 1804.03999)."""
 
     def __init__(self, skip_channels: int, gating_channels: int, *, norm: Norm) -> None:
         super().__init__()
@@ -77,23 +74,14 @@ class UNetBlock(nn.Module):
         style: UNetStyle,
     ) -> None:
         super().__init__()
-        self.style = style
-        self.up = (
-            up_layer(style.up, in_channels, out_channels)
-            if doubles
-            else nn.Conv2d(in_channels, out_channels, 1)
-        )
+        self.style, both = style, (in_channels, out_channels)
+        self.up = up_layer(style.up, *both) if doubles else nn.Conv2d(*both, 1)
         self.gate: nn.Module | None = None
         if style.attention and skip_channels:
             self.gate = AttentionGate(skip_channels, out_channels, norm=style.norm)
-        self.convs = conv_block(
-            out_channels + skip_channels,
-            out_channels,
-            num_convs=num_convs,
-            norm=style.norm,
-            bias=style.bias,
-            dropout=style.dropout,
-        )
+        how: Any = {"norm": style.norm, "bias": style.bias, "dropout": style.dropout}
+        joined = out_channels + skip_channels
+        self.convs = conv_block(joined, out_channels, num_convs=num_convs, **how)
 
     def forward(self, maps_BChw: Tensor, skip_BChw: Tensor | None, size: tuple[int, int]) -> Tensor:
         """Return the map of the next finer level; `size` is the aim where there is no skip."""
@@ -167,11 +155,7 @@ class UNetDecoder(Decoder):
 
 
 class UNetPlusPlusDecoder(Decoder):
-    """The nested decoder of U-Net++ (arXiv 1807.10165): a triangle of blocks.
-
-    Node (level, step) joins all earlier nodes of its level with the upsampled node (level + 1, step
-    - 1).
-    """
+    """The nested decoder of U-Net++ (arXiv 1807.10165): node (level, step) joins all before."""
 
     def __init__(self, encoder: Encoder, *, decoder_width: int = 0, **style: Any) -> None:
         super().__init__()
@@ -210,11 +194,7 @@ def _first_quarter(encoder: Encoder) -> int:
 
 
 class FPNDecoder(Decoder):
-    """Feature pyramid (arXiv 1612.03144) with the branches of Panoptic FPN (arXiv 1901.02446).
-
-    The segmentation branch has half of the pyramid's channels. Top-down maps are resized bilinearly
-    (published: nearest neighbour), so that odd sizes stay aligned.
-    """
+    """Feature pyramid (arXiv 1612.03144) with the branches of Panoptic FPN (arXiv 1901.02446)."""
 
     def __init__(self, encoder: Encoder, *, decoder_width: int, norm: Norm, bias: bool) -> None:
         super().__init__()
@@ -236,7 +216,6 @@ class FPNDecoder(Decoder):
 
     def forward(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
         """Return one map at the size of the finest map that is taken (a quarter)."""
-        del size
         taken = zip(self.laterals, features[self.first :], strict=True)
         pyramid = [lateral(feature) for lateral, feature in taken]
         for level in range(len(pyramid) - 2, -1, -1):
@@ -266,21 +245,16 @@ class PyramidPoolingDecoder(Decoder):
         inner = max(1, channels // len(CELLS))
         # Over a single cell and a batch of one, batch norm would have one value to average: it
         # stops with an error in training. That branch goes without.
+        single: Norm = "none" if norm == "batch" else norm
         self.branches = nn.ModuleList(
-            conv_unit(
-                channels,
-                inner,
-                kernel=1,
-                norm="none" if num == 1 and norm == "batch" else norm,
-                bias=bias or num == 1,
-            )
+            conv_unit(channels, inner, kernel=1, norm=single if num == 1 else norm,
+                      bias=bias or num == 1)
             for num in CELLS
-        )
+        )  # fmt: skip
         self.fuse = conv_unit(channels + inner * len(CELLS), width, norm=norm, bias=bias)
 
     def forward(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
         """Return one map at the size of the encoder's last feature map."""
-        del size
         maps = features[-1]
         context = [
             resize(branch(_cells(maps, num)), size_of(maps))
@@ -319,7 +293,6 @@ class MLPDecoder(Decoder):
 
     def forward(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
         """Return one map at the size of the finest map that is taken (a quarter)."""
-        del size
         taken = features[self.first :]
         pairs = zip(self.project, taken, strict=True)
         projected = [resize(project(feature), size_of(taken[0])) for project, feature in pairs]

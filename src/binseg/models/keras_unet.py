@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from binseg.errors import MissingExtraError, UsageError
+from binseg.errors import UsageError, needing
 from binseg.models.skeleton import crop_to, size_of
 
 if TYPE_CHECKING:
@@ -54,11 +54,10 @@ class KerasUNet(nn.Module):
         self.multiple = 2**depth
         # Channels first saves turning every map around twice: torch computes that way.
         first = {"data_format": "channels_first"}
+        how: Any = {"width": width, "depth": depth, "up": up, "dropout": dropout, "first": first}
         with keras.device("cpu:0"):
             images = keras.Input((in_channels, None, None), name="images")
-            maps = _levels(
-                keras, images, width=width, depth=depth, up=up, dropout=dropout, first=first
-            )
+            maps = _levels(keras, images, **how)
             # The sigmoid of the tutorial is left to the loss and the predictor, as everywhere here.
             logits = keras.layers.Conv2D(out_channels, 1, name="head", **first)(maps)
             model = keras.Model(images, logits, name="keras_unet")
@@ -95,12 +94,8 @@ def _import_keras() -> "ModuleType":
     """Import Keras on torch; MissingExtraError, or UsageError where it runs on another backend."""
     backend = os.environ.setdefault("KERAS_BACKEND", "torch")
     if backend == "torch":
-        try:
+        with needing("keras", extra="keras", purpose="the decoder keras_unet"):
             import keras
-        except ImportError as error:
-            raise MissingExtraError(
-                "keras", extra="keras", purpose="the decoder keras_unet"
-            ) from error
         backend = keras.backend.backend()
     if backend != "torch":
         raise UsageError(

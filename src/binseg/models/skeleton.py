@@ -7,13 +7,11 @@ and width are h, w.
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-
-from binseg.errors import UsageError
 
 Norm = Literal["batch", "group", "none"]
 Up = Literal["transpose", "bilinear", "nearest"]
@@ -66,21 +64,16 @@ def conv_block(
     dropout: float = 0.0,
 ) -> nn.Sequential:
     """A U-Net's block: 3x3 convolutions in a row, dropout between them."""
-    shares = [dropout] * (num_convs - 1) + [0.0]
-    befores = [in_channels] + [out_channels] * (num_convs - 1)
-    return nn.Sequential(
-        *(
-            conv_unit(before, out_channels, norm=norm, bias=bias, dropout=share)
-            for before, share in zip(befores, shares, strict=True)
-        )
-    )
+    units = nn.Sequential()
+    for left in range(num_convs - 1, -1, -1):
+        share = dropout if left else 0.0
+        units.append(conv_unit(in_channels, out_channels, norm=norm, bias=bias, dropout=share))
+        in_channels = out_channels
+    return units
 
 
 def up_layer(up: Up, in_channels: int, out_channels: int) -> nn.Module:
-    """Double height and width: a transposed 2x2 convolution, or 1x1 convolution and interpolation.
-
-    The 1x1 convolution comes first: the same function on a quarter of the pixels.
-    """
+    """Double height and width: a transposed 2x2 convolution, or 1x1 and interpolation."""
     if up == "transpose":
         return nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
     conv = nn.Conv2d(in_channels, out_channels, 1)
@@ -104,15 +97,9 @@ def fit_by_padding(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
 def join_maps(
     up_BChw: Tensor, skip_BChw: Tensor | None, *, rule: Join, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor | None]:
-    """Bring an upsampled map and its skip (or, without one, the map alone) to one size.
-
-    `pad` fits the upsampled map to the skip with zeros, and `resize-up` bilinearly; `resize-skip`
-    resizes the skip to the upsampled map. `size` is the aim where there is no skip.
-    """
+    """Bring an upsampled map and its skip to one size, by the `rule`; without a skip to `size`."""
     if rule == "resize-skip":
-        if skip_BChw is None:
-            return up_BChw, None
-        return up_BChw, resize(skip_BChw, size_of(up_BChw))
+        return up_BChw, None if skip_BChw is None else resize(skip_BChw, size_of(up_BChw))
     if skip_BChw is not None:
         size = size_of(skip_BChw)
     fitted = fit_by_padding(up_BChw, size) if rule == "pad" else resize(up_BChw, size)
@@ -151,11 +138,7 @@ class Encoder(nn.Module):
     """Mean and standard deviation of the images that the encoder's weights were trained on."""
 
     def decoder_channels(self, width: int = 0) -> tuple[int, ...]:
-        """Return the channels of a U-Net decoder at each map but the coarsest, finest first.
-
-        `width` is that at a quarter of the size and above, doubled with each halving below; 0
-        leaves the choice to the encoder.
-        """
+        """Return a U-Net decoder's channels, finest first: `width` at a quarter, doubled below."""
         width = width or self.channels[0]
         return tuple(width * max(1, stride // 4) for stride in self.strides[:-1])
 
@@ -210,20 +193,7 @@ class EncoderDecoder(nn.Module):
 
     def __init__(self, *, encoder: Encoder, decoder: Decoder, head: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-        self.head = head
-        self.has_fixed_statistics = False
-        self.has_frozen_encoder = False
-
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
-        """Switch to training; frozen parts stay in evaluation (`freeze_batch_norm`)."""
-        super().train(mode)
-        for part in self.encoder.modules():
-            is_fixed = self.has_fixed_statistics and isinstance(part, nn.BatchNorm2d)
-            if self.has_frozen_encoder or is_fixed:
-                part.training = False
-        return self
+        self.encoder, self.decoder, self.head = encoder, decoder, head
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """Return the logits, one per input pixel and channel."""
@@ -241,29 +211,3 @@ class EncoderDecoder(nn.Module):
         maps = self.decoder.levels(self.encoder(padded_BCHW), size)
         pairs = zip((self.head, *heads), maps, strict=True)
         return [crop_to(resize(head(one), size), size_of(images_BCHW)) for head, one in pairs]
-
-
-def encoder_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the encoder's parameters, which fine-tuning gives a rate of their own; UsageError."""
-    return list(_of_parts(model).encoder.parameters())
-
-
-def freeze_batch_norm(model: nn.Module) -> None:
-    """Keep the encoder's batch-norm statistics, also after `model.train()`; UsageError."""
-    whole = _of_parts(model)
-    whole.has_fixed_statistics = True
-    whole.train(whole.training)
-
-
-def freeze_encoder(model: nn.Module, *, frozen: bool = True) -> None:
-    """Stop the encoder from learning, batch norm included, or let it learn again; UsageError."""
-    whole = _of_parts(model)
-    whole.has_frozen_encoder = frozen
-    whole.encoder.requires_grad_(not frozen)
-    whole.train(whole.training)
-
-
-def _of_parts(model: nn.Module) -> EncoderDecoder:
-    if isinstance(model, EncoderDecoder):
-        return model
-    raise UsageError(f"{type(model).__name__} has no encoder of its own to freeze or fine-tune")

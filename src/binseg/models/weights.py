@@ -30,12 +30,9 @@ def load_encoder_weights(
     """Fill a model's encoder with weights from elsewhere, all of them; give their number.
 
     `source` is a name of `WEIGHTS` for the `encoder`, a file (safetensors, or a state dict as torch
-    saves it), or an https address that ends in `#sha256=` and the file's hash. What it holds beside
-    the encoder is left out, and said. Where the model takes other than 3 channels, the first
-    convolution's weights for red, green and blue are summed (1 channel) or repeated in turn and
-    scaled, so that its outputs keep their scale; that is said, too. Raises UsageError (no encoder,
-    no such name, an address that isn't https or has no hash) and DataError (a file that can't be
-    had, is damaged or doesn't fit).
+    saves it), or an https address that ends in `#sha256=` and the file's hash. What is left out or
+    adapted is said. Raises UsageError (no encoder, no such name, an address that isn't https or has
+    no hash) and DataError (a file that can't be had, is damaged or doesn't fit).
     """
     if not isinstance(model, EncoderDecoder):
         raise UsageError(
@@ -210,10 +207,8 @@ def _adapt_first(
 def _check(given: dict[str, Tensor], wanted: dict[str, Tensor], *, name: str) -> None:
     """Refuse a file that lacks something, has too much, or has other shapes."""
     # Files older than this counter lack it, and it matters to nothing here.
-    missing = [
-        key for key in wanted if key not in given and not key.endswith("num_batches_tracked")
-    ]
-    if missing:
+    lacking = (key for key in wanted if key not in given)
+    if missing := [key for key in lacking if not key.endswith("num_batches_tracked")]:
         hint = (
             ": this encoder's convolutions have biases, published ones have none; take "
             "encoder_bias: false"

@@ -52,10 +52,7 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A checked bundle at `path` (folder or zip); its files are checked again when they are read.
-
-    All methods raise `BundleError` where a file was changed since, or doesn't fit the card.
-    """
+    """A checked bundle at `path`; its files are checked again when read, or BundleError."""
 
     path: Path
     card: Card
@@ -100,11 +97,7 @@ class Bundle:
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read and check a bundle: its folder, its zip, or a run's folder that holds `bundle/`.
-
-    Every format version, newer ones included, keeps SHA256SUMS and a card.json with a
-    `format_version`; so a bundle of the future is told from a damaged one. Raises BundleError.
-    """
+    """Read and check a bundle: its folder, its zip, or a run's folder. Raises BundleError."""
     files = find_files(Path(path))
     sums = _parse_sums(files)
     card = _parse_card(_checked(files, CARD, sums), files)
@@ -116,16 +109,15 @@ def read_bundle(path: str | Path) -> Bundle:
     shape = card.preprocessing
     if files.size(REFERENCE) < shape.height * shape.width * (shape.channels + 4):
         # So nobody claims inputs larger than those that the bundle brings.
-        raise BundleError(
-            f"{files.path}: the card claims inputs of {shape.height}x{shape.width}x"
-            f"{shape.channels}; {REFERENCE} is cut off, or too small to hold one"
-        )
+        claimed = f"{shape.height}x{shape.width}x{shape.channels}"
+        told = f"the card claims inputs of {claimed}"
+        raise BundleError(f"{files.path}: {told}; {REFERENCE} is cut off, or too small to hold one")
     for name in sorted(set(sums) - {CARD}):
         _checked(files, name, sums)
     if card.id != card.identity(sums):
+        told = f"the id {card.id or '(none)'} on the card doesn't belong to these weights, networks"
         raise BundleError(
-            f"{files.path}: the id {card.id or '(none)'} on the card doesn't belong to these "
-            "weights, networks and preprocessing; files of two bundles were mixed"
+            f"{files.path}: {told} and preprocessing; files of two bundles were mixed"
         )
     return Bundle(path=files.path, card=card, sha256=sums)
 
@@ -138,13 +130,10 @@ def write_bundle(
     reference: Reference,
     extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Bundle:
-    """Write a bundle into a folder, atomically; an older bundle there is replaced.
+    """Write a bundle into a folder, atomically, in place of an older one; give it, with its id.
 
-    The files are written to a hidden folder beside it, read back, forced to disk, and only then
-    renamed. The card's id is filled in; `reference` is a sample at the model's input size and its
-    fp32 probability; `extra` are further files by name. Raises BundleError (weights that aren't
-    finite, a sample that doesn't fit the card) and OutputError (the folder holds something else, or
-    the disk).
+    `extra` are further files by name. Raises BundleError (weights that aren't finite, a sample that
+    doesn't fit the card) and OutputError (the folder holds something else, or the disk).
     """
     folder = Path(folder)
     contents = _contents(card, weights, reference, extra)
@@ -211,10 +200,8 @@ def _misfit(reference: Reference, card: Card) -> str | None:
     num = len(inputs) if inputs.ndim == 4 else 0
     size = (num, shape.height, shape.width)
     if num == 0 or inputs.shape != (*size, shape.channels) or probability.shape != size:
-        return (
-            f"shapes {inputs.shape} and {probability.shape} don't fit an input of "
-            f"{shape.height}x{shape.width}x{shape.channels}"
-        )
+        wanted = f"{shape.height}x{shape.width}x{shape.channels}"
+        return f"shapes {inputs.shape} and {probability.shape} don't fit an input of {wanted}"
     if not ((probability >= 0) & (probability <= 1)).all():
         return "probabilities lie outside [0, 1]"
     return None
@@ -223,10 +210,8 @@ def _misfit(reference: Reference, card: Card) -> str | None:
 def _parse_sums(files: BundleFiles) -> dict[str, str]:
     """Read hashes by file name; only lines that `write_bundle` writes are taken."""
     text = files.read(SUMS).decode("ascii", errors="replace")
-    matches = [
-        re.fullmatch(rf"([0-9a-f]{{64}})  ({PLAIN_NAME.pattern})", line)
-        for line in text.removesuffix("\n").split("\n")
-    ]
+    line = re.compile(rf"([0-9a-f]{{64}})  ({PLAIN_NAME.pattern})")
+    matches = [*map(line.fullmatch, text.removesuffix("\n").split("\n"))]
     sums = {match[2]: match[1] for match in matches if match}
     if len(sums) != len(matches) or not text.endswith("\n") or CARD not in sums or SUMS in sums:
         raise BundleError(f"{files.path}: {SUMS} is damaged or was not written by binseg")
@@ -242,10 +227,8 @@ def _parse_card(data: bytes, files: BundleFiles) -> Card:
     if type(version) is not int:
         raise BundleError(f"{files.path}: {CARD} states no format version; not a binseg card")
     if version > FORMAT_VERSION:
-        raise BundleError(
-            f"{files.path}: made by a newer binseg (format {version}, this one knows up to "
-            f"{FORMAT_VERSION}); upgrade with: pip install --upgrade binseg"
-        )
+        told = f"made by a newer binseg (format {version}, this one knows up to {FORMAT_VERSION})"
+        raise BundleError(f"{files.path}: {told}; upgrade with: pip install --upgrade binseg")
     try:
         return Card.model_validate_json(data)
     except (ValidationError, UsageError) as error:
@@ -259,10 +242,8 @@ def _checked(files: BundleFiles, name: str, sums: Mapping[str, str]) -> bytes:
     if name.endswith(".safetensors"):
         from_bytes(data, name=f"{files.path}: {name}")
     if _sha256(data) != sums[name]:
-        raise BundleError(
-            f"{files.path}: {name} doesn't match its hash in {SUMS}: it was edited, cut off or "
-            "damaged; copy or download the bundle again"
-        )
+        told = f"{name} doesn't match its hash in {SUMS}: it was edited, cut off or damaged"
+        raise BundleError(f"{files.path}: {told}; copy or download the bundle again")
     return data
 
 
@@ -271,9 +252,8 @@ def _contents(
 ) -> dict[str, bytes]:
     for name, tensor in weights.items():
         if not np.isfinite(tensor).all():
-            raise BundleError(
-                f"weights {name} hold NaN or infinity: training diverged; lower the learning rate"
-            )
+            told = "hold NaN or infinity: training diverged; lower the learning rate"
+            raise BundleError(f"weights {name} {told}")
     if problem := _misfit(reference, card):
         raise BundleError(f"the reference sample doesn't fit the card: {problem}")
     assert set(extra) <= {NETWORK, NETWORK_INT8, PROOFS}, "a file of no known purpose"
@@ -293,7 +273,6 @@ def _sums(sha256: Mapping[str, str]) -> bytes:
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Refuse a target that holds anything but an older bundle, which may be damaged."""
     try:
         if not folder.exists() and not folder.is_symlink():
             return
@@ -302,11 +281,8 @@ def _check_replaceable(folder: Path) -> None:
         raise OutputError(f"{folder}: can't write a bundle there ({error.strerror})") from None
     foreign = sorted(names - FILES)
     if foreign or (names and SUMS not in names):
-        found = foreign[0] if foreign else sorted(names)[0]
-        raise OutputError(
-            f"{folder}: holds {found}, so it isn't just an older bundle; nothing was overwritten: "
-            "give another folder"
-        )
+        told = f"holds {[*foreign, *sorted(names)][0]}, so it isn't just an older bundle"
+        raise OutputError(f"{folder}: {told}; nothing was overwritten: give another folder")
 
 
 def _scrap_prefix(target: Path) -> str:
@@ -332,7 +308,6 @@ def _in_use(folder: Path) -> Iterator[bool]:
 
 
 def _remove_scraps(target: Path) -> None:
-    """Remove what writers of this bundle left that were killed in the middle."""
     for scrap in target.parent.iterdir():
         if scrap.name.startswith(_scrap_prefix(target)):
             with _in_use(scrap) as ours:

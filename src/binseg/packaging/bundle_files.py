@@ -34,10 +34,7 @@ _DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 @dataclass(frozen=True, kw_only=True)
 class BundleFiles:
-    """The files of one bundle, read by plain name; sizes are checked before bytes are read.
-
-    `members` are those of the zip at `path`, None where that is a folder. Raises `BundleError`.
-    """
+    """A bundle's files by name, in a folder or the `members` of a zip; raises BundleError."""
 
     path: Path
     members: Mapping[str, zipfile.ZipInfo] | None = None
@@ -62,10 +59,8 @@ class BundleFiles:
             size, packed = self.members[name].file_size, self.members[name].compress_size
             # Zip bombs declare gigabytes in a few kilobytes; weights hardly compress at all.
             if size > 2**20 and size > _MAX_RATIO * packed:
-                raise BundleError(
-                    f"{self.path}: {name} unpacks to more than {_MAX_RATIO} times its packed size; "
-                    "no bundle does"
-                )
+                told = f"unpacks to more than {_MAX_RATIO} times its packed size; no bundle does"
+                raise BundleError(f"{self.path}: {name} {told}")
         limit = _LIMITS.get(name, _LIMIT)
         if size > limit:
             raise BundleError(f"{self.path}: {name} has {size} bytes; at most {limit} are read")
@@ -123,17 +118,15 @@ def _find_in_zip(path: Path) -> BundleFiles:
         with path.open("rb") as file:
             is_pickle = file.read(1) == b"\x80"
         kind = "a PyTorch checkpoint or another program's file" if is_pickle else "no zip"
-        raise BundleError(
-            f"{path}: not a bundle ({kind}, or one that is cut off); binseg reads a bundle's "
-            "folder or .zip, and never unpickles"
-        )
+        told = "binseg reads a bundle's folder or .zip, and never unpickles"
+        raise BundleError(f"{path}: not a bundle ({kind}, or one that is cut off); {told}")
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
     if len(infos) > _MAX_MEMBERS:
         raise BundleError(f"{path}: {len(infos)} files in one zip; a bundle has a handful")
+    names = [info.filename for info in infos]
     for info in infos:
         _check_member(path, info)
-    names = [info.filename for info in infos]
     if len(set(names)) != len(names):
         raise BundleError(f"{path}: two files of one name in the zip; it is damaged or forged")
     cards = [name for name in names if f"/{name}".endswith(f"/{CARD}")]
@@ -142,9 +135,8 @@ def _find_in_zip(path: Path) -> BundleFiles:
         hint = " (a PyTorch checkpoint?)" if any(n.endswith("data.pkl") for n in names) else ""
         raise BundleError(f"{path}: not a bundle{hint}: the zip holds {found} {CARD}")
     folder = cards[0].removesuffix(CARD)
-    members = {
-        one.filename.removeprefix(folder): one for one in infos if one.filename.startswith(folder)
-    }
+    inside = [one for one in infos if one.filename.startswith(folder)]
+    members = {one.filename.removeprefix(folder): one for one in inside}
     return BundleFiles(path=path, members=members)
 
 
@@ -176,10 +168,8 @@ def to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
 def from_bytes(data: bytes, *, name: str) -> dict[str, np.ndarray]:
     """Unpack a safetensors file, `name` in the BundleError, into arrays that own their memory."""
     try:
-        return {
-            key: array if array.flags.writeable else array.copy()
-            for key, array in load(data).items()
-        }
+        tensors = load(data).items()
+        return {key: one if one.flags.writeable else one.copy() for key, one in tensors}
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise BundleError(
             f"{name}: cut off, damaged, or no safetensors file ({one_line(str(error))})"

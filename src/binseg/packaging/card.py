@@ -6,15 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    Field,
-    JsonValue,
-    ValidationError,
-    model_validator,
-)
+import pydantic
+from pydantic import AfterValidator, AwareDatetime, Field, JsonValue, model_validator
 
 from binseg.config.named_models import Option, model_label
 from binseg.config.recipe import Section
@@ -59,7 +52,7 @@ def _check_postprocess(value: PostProcessing) -> PostProcessing:
     return value
 
 
-class Part(BaseModel):
+class Part(pydantic.BaseModel):
     """A part of a card: frozen, no unknown keys, no infinities, as in a recipe."""
 
     model_config = Section.model_config
@@ -77,9 +70,8 @@ class Architecture(Part):
     @model_validator(mode="after")
     def _check(self) -> Self:
         # As an option, encoder_weights would make `create_model` read a file or fetch an address.
-        if reserved := sorted(
-            {"encoder_weights", "progress", *type(self).model_fields} & set(self.options)
-        ):
+        kept = {"encoder_weights", "progress", *type(self).model_fields}
+        if reserved := sorted(kept & set(self.options)):
             raise ValueError(f"{reserved[0]} is no option of a network")
         return self
 
@@ -123,10 +115,7 @@ class Guarantee(Part):
 
 
 class Knowledge(Part):
-    """The card's knowledge of its data: what images are usual, and what Dice to expect.
-
-    Figures stand in the order of `names`; see `inference/quality.py`.
-    """
+    """Figures, in the order of `names`, of usual images and expected Dice (`inference/quality`)."""
 
     names: tuple[Name, ...]
     centre: tuple[float, ...]
@@ -192,11 +181,9 @@ class Card(Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.architecture.in_channels != self.preprocessing.channels:
-            raise ValueError(
-                f"architecture takes {self.architecture.in_channels} channels, "
-                f"preprocessing gives {self.preprocessing.channels}"
-            )
+        takes, gives = self.architecture.in_channels, self.preprocessing.channels
+        if takes != gives:
+            raise ValueError(f"architecture takes {takes} channels, preprocessing gives {gives}")
         return self
 
     def identity(self, sha256: Mapping[str, str]) -> str:
@@ -256,14 +243,13 @@ class Card(Part):
         return [(label, text) for label, text in rows if text]
 
 
-def describe_problems(error: ValidationError) -> str:
+def describe_problems(error: pydantic.ValidationError) -> str:
     """Put all that pydantic found on one line."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [
-        (".".join(str(part) for part in problem["loc"]) or "card")[:80]
-        + ": "
-        + problem["msg"].removeprefix("Value error, ")[:200]
-        for problem in problems[:4]
+        f"{('.'.join(map(str, one['loc'])) or 'card')[:80]}: "
+        f"{one['msg'].removeprefix('Value error, ')[:200]}"
+        for one in problems[:4]
     ]
     more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
     return one_line("; ".join(lines) + more, limit=1000)

@@ -26,10 +26,7 @@ _DYNAMIC = {0: "num", 1: "height", 2: "width"}
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A file in memory, to be proven and then written: `compute` computes as the file will.
-
-    `finish` takes the facts for the file's metadata, and gives the file.
-    """
+    """A file that `compute`s in memory, to be proven, and that `finish` gives with its facts."""
 
     target: str
     precision: str
@@ -44,12 +41,7 @@ def make_file(
     precision: str = "fp32",
     changed: Callable[[bytes], bytes] | None = None,
 ) -> Made:
-    """Make a file for a runtime (onnx, openvino or torch), in memory.
-
-    `precision` is fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8,
-    whose ONNX file `changed` quantises. Raises UsageError (a network that torch can't capture at
-    any size) and MissingExtraError.
-    """
+    """Make a runtime's file in memory; `changed` quantises it. UsageError, MissingExtraError."""
     assert target in TARGETS, target
     height, width = example_size(raw.network, raw.shape)
     example = torch.zeros(2, height, width, raw.shape.channels, dtype=getattr(torch, raw.pixels))
@@ -73,19 +65,13 @@ def make_file(
 def _program(raw: RawPixels, example: torch.Tensor) -> Made:
     # Below this the scaled image would be one pixel, which torch.export takes for a constant.
     least = 2 if raw.shape.scale >= 1 else int(2 / raw.shape.scale) + 1
-    sides = {
-        axis: torch.export.Dim(name, min=1 if axis == 0 else least, max=65536)
-        for axis, name in _DYNAMIC.items()
-    }
+    dims = {axis: (name, least if axis else 1) for axis, name in _DYNAMIC.items()}
+    sides = {axis: torch.export.Dim(x, min=low, max=65536) for axis, (x, low) in dims.items()}
+    # Sizes of maps are compared by rules (halves of multiples of 32) that are always true and that
+    # torch can't prove: it checks them when the program runs.
+    how: dict[str, Any] = {"prefer_deferred_runtime_asserts_over_guards": True}
     try:
-        program = torch.export.export(
-            raw.eval(),
-            (example,),
-            dynamic_shapes=(sides,),
-            # Sizes of maps are compared by rules (halves of multiples of 32) that are always true
-            # and that torch can't prove: it checks them when the program runs.
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
+        program = torch.export.export(raw.eval(), (example,), dynamic_shapes=(sides,), **how)
     except torch._dynamo.exc.UserError as problem:
         reason = " ".join(str(problem).split())[:120]
         raise UsageError(
@@ -110,24 +96,14 @@ def describe_input(raw: RawPixels) -> dict[str, Any]:
         "letterbox": f"fitted into {shape.width}x{shape.height} with its aspect kept, and back",
         "tile": "computed as a whole, not in tiles; mirrored at the edges to a multiple of 32",
     }
-    return {
-        "pixels": {
-            "type": raw.pixels,
-            "axes": "num, height, width, channels",
-            "channels": shape.channels,
-            "range": ranges[raw.pixels],
-            "sizes": "any",
-        },
-        "probability": {"type": "float32", "axes": "num, height, width"},
-        "how": how[shape.resize],
-    }
+    pixels = {"type": raw.pixels, "axes": "num, height, width, channels"}
+    kinds = {"channels": shape.channels, "range": ranges[raw.pixels], "sizes": "any"}
+    probability = {"type": "float32", "axes": "num, height, width"}
+    return {"pixels": pixels | kinds, "probability": probability, "how": how[shape.resize]}
 
 
 def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
-    """Export a float32 network for batches of any number: `inputs` (N, C, H, W) to `logits`.
-
-    Inputs are of its own size, tiles of any. Raises MissingExtraError without onnx.
-    """
+    """Export `inputs` (N, C, H, W) to `logits`, tiles of any size; MissingExtraError."""
     height, width = preprocessing.height, preprocessing.width
     axes = {0: "num"}
     if preprocessing.resize == "tile":
@@ -145,43 +121,26 @@ def to_onnx(
     names: tuple[str, str],
     dynamic: dict[str, dict[int, str]],
 ) -> bytes:
-    """Trace a module into one ONNX file, weights included.
-
-    torch's newer exporter takes twenty times as long, and puts weights into another file. What
-    tracing loses (branches that depend on sizes) is looked for afterwards, by proofs at other
-    sizes.
-    """
+    """Trace a module into one ONNX file; torch's newer exporter takes twenty times as long."""
     networks.require("onnx")
     buffer = io.BytesIO()
     # It warns of its own inner workings, and of its age.
     with hushed("torch.onnx", ("", Warning), level=logging.CRITICAL):
-        torch.onnx.export(
-            module.eval(),
-            (example,),
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            input_names=[names[0]],
-            output_names=[names[1]],
-            dynamic_axes=dynamic,
-            opset_version=OPSET,
-            do_constant_folding=True,
-        )
+        called: dict[str, Any] = {"input_names": [names[0]], "output_names": [names[1]]}
+        how: dict[str, Any] = {"opset_version": OPSET, "do_constant_folding": True}
+        target: Any = buffer  # its types know of paths alone
+        how["dynamic_axes"] = dynamic
+        torch.onnx.export(module.eval(), (example,), target, dynamo=False, **called, **how)
     return buffer.getvalue()
 
 
 def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes:
-    """Quantise an ONNX model: weights by channel, activations by their range on the samples.
-
-    Scales are symmetric (the form that OpenVINO and ONNX Runtime compute fastest), and the graph
-    keeps floats at its ends (QDQ); the first and the last convolution stay in floats. The samples
-    are inputs as the model takes them by this name. Raises MissingExtraError.
-    """
+    """Quantise an ONNX model's convolutions by samples of its input; MissingExtraError."""
     graph = networks.require("onnx").load_from_string(model).graph
     networks.require("onnxruntime")
     from onnxruntime import quantization
 
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
-
     left = iter([{name: sample} for sample in samples])
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num
+from jaxtyping import Num
 
 from binseg.errors import BundleError, needing, one_line
 from binseg.packaging.bundle_files import from_bytes, to_bytes
 from binseg.packaging.network_check import Port, check_ir, check_onnx
 from binseg.storage import parse_json
+from binseg.types import AnyImage, Mask, Probability
 
-Compute = Callable[[Num[np.ndarray, "H W C"]], Float32[np.ndarray, "H W"]]
+Compute = Callable[[AnyImage], Probability]
 """From pixels to the probability of foreground, of the image's size."""
 
 
@@ -41,12 +42,7 @@ def one_by_one(run: Callable[[Num[np.ndarray, "N H W C"]], np.ndarray]) -> Compu
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The largest differences that a precision may bring.
-
-    `difference` is that of any pixel's probability; `agreement` the least IoU of the two masks over
-    all images together, and `agreement_alone` where no truth is known; `dice_change` the largest
-    mean change of Dice where it is known, either way.
-    """
+    """The largest differences of a precision; `agreement_alone` is for unknown truth."""
 
     difference: float
     agreement: float
@@ -67,13 +63,9 @@ that inside a graph by a level of 255 here and there, which pixels at an outline
 tiles see less of the surroundings than a graph that computes the whole image at once."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Proof:
-    """Differences of a runtime from the reference that it stands `beside`, on the same images.
-
-    `agreement` is the IoU of the two masks, pixels of all images together (1 where both are empty);
-    `dice_change` the mean over images with truth, None without any.
-    """
+    """Differences of a runtime from the one it stands `beside`, over the same images."""
 
     runtime: str
     precision: str
@@ -90,11 +82,8 @@ class Proof:
         """True where all limits are kept."""
         limits = self.limits
         least = limits.agreement_alone if self.dice_change is None else limits.agreement
-        return (
-            self.largest_difference <= limits.difference
-            and self.agreement >= least
-            and abs(self.dice_change or 0.0) <= limits.dice_change
-        )
+        is_near = self.largest_difference <= limits.difference and self.agreement >= least
+        return is_near and abs(self.dice_change or 0.0) <= limits.dice_change
 
     def as_dict(self) -> dict[str, object]:
         """Return the figures as plain data."""
@@ -104,19 +93,16 @@ class Proof:
 def prove(
     reference: Compute,
     candidate: Compute,
-    images: Sequence[Num[np.ndarray, "H W C"]],
+    images: Sequence[AnyImage],
     *,
     threshold: float,
     runtime: str,
     precision: str,
     beside: str,
     limits: Limits,
-    truths: Sequence[Bool[np.ndarray, "H W"] | None] = (),
+    truths: Sequence[Mask | None] = (),
 ) -> Proof:
-    """Compare two runtimes on images of any sizes, some of which may have a truth.
-
-    The candidate is what `runtime`, `precision` and `limits` tell of; `beside` names the reference.
-    """
+    """Compare two runtimes on images, some with truths; `beside` names the reference."""
     from binseg.metrics import dice_of
 
     assert images, "nothing is proven by no images"
@@ -135,26 +121,19 @@ def prove(
         either += int((one_HW | other_HW).sum())
         if truth_HW is not None:
             changes.append(dice_of(other_HW, truth_HW) - dice_of(one_HW, truth_HW))
-    return Proof(
-        runtime=runtime,
-        precision=precision,
-        beside=beside,
-        limits=limits,
-        num_images=len(images),
-        largest_difference=largest,
-        mean_difference=total / num_pixels,
-        agreement=both / either if either else 1.0,
-        dice_change=float(np.mean(changes)) if changes else None,
+    agreement, change = (
+        both / either if either else 1.0,
+        np.mean(changes).item() if changes else None,
     )
+    differences = (largest, total / num_pixels, agreement, change)
+    return Proof(runtime, precision, beside, limits, len(images), *differences)
 
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torch": ".pt2"}
 _KEYS = tuple(f"binseg.{key}" for key in ("card", "threshold", "input", "proof", "reference"))
 _IR = ("model.xml", "model.bin", "metadata.json")
-_DAMAGE = (
-    AssertionError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
-    zipfile.BadZipFile,
-)  # fmt: skip
+_DAMAGE = (AssertionError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
+           zipfile.BadZipFile)  # fmt: skip
 """Errors that numpy, json, zipfile and torch raise on bytes that they didn't write."""
 _TELEMETRY = "openvino_telemetry"
 _EXTRAS = {
@@ -167,14 +146,11 @@ _EXTRAS = {
 
 
 def require(package: str) -> Any:
-    """Import an optional package, or raise MissingExtraError; openvino without its telemetry.
-
-    Importing openvino sends an event to Google Analytics, from a process forked for that, unless
-    the user has declined; it falls back to a stub where its telemetry package is missing.
-    """
+    """Import an optional package, or raise MissingExtraError; openvino without telemetry."""
     hidden = package == "openvino" and _TELEMETRY not in sys.modules
     if hidden:
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # what makes an import fail
+    # Importing openvino sends an event to Google Analytics, unless the user has declined.
     extra, purpose = _EXTRAS[package]
     try:
         with needing(package, extra=extra, purpose=purpose):
@@ -195,10 +171,7 @@ def openvino_core() -> Any:
 
 
 def onnx_session(data: bytes, *, name: str, num_threads: int = 0) -> Any:
-    """Open an ONNX file in ONNX Runtime; 0 threads leave their number to the runtime.
-
-    Raises MissingExtraError, and BundleError for no network that binseg exports.
-    """
+    """Open an ONNX file (0 threads: its own choice); MissingExtraError, BundleError."""
     onnxruntime = require("onnxruntime")
     check_onnx(data, name=name)
     options = onnxruntime.SessionOptions()
@@ -213,13 +186,7 @@ def onnx_session(data: bytes, *, name: str, num_threads: int = 0) -> Any:
 def compile_openvino(
     data: bytes, weights: bytes | None = None, *, precision: str, name: str, **settings: object
 ) -> tuple[Any, str]:
-    """Open a network in OpenVINO, in a stated precision: its default is bf16 where that exists.
-
-    `data` is an ONNX file, or the XML of OpenVINO's own form whose other half is `weights`. A
-    precision but bf16 computes in fp32 (an int8 network as it was quantised); the one that it
-    really computes in comes with the compiled model. Raises MissingExtraError, and BundleError for
-    a foreign network.
-    """
+    """Open ONNX, or XML with weights, in bf16 or fp32; tell which. BundleError."""
     core = openvino_core()
     if weights is None:
         check_onnx(data, name=name)
@@ -242,7 +209,7 @@ def _unreadable(name: str, runtime: str, problem: Exception) -> BundleError:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Facts:
     """All that an exported file says about itself; `input` is what `describe_input` told."""
 
@@ -250,19 +217,14 @@ class Facts:
     threshold: float
     input: dict[str, Any]
     proof: dict[str, Any]
-    reference_HWC: Num[np.ndarray, "H W C"]
-    reference_HW: Float32[np.ndarray, "H W"]
+    reference_HWC: AnyImage
+    reference_HW: Probability
 
     def as_text(self) -> dict[str, str]:
         """Turn all of it into strings by name, which is what metadata of all runtimes holds."""
         sample = to_bytes({"image": self.reference_HWC, "probability": self.reference_HW})
-        values = (
-            json.dumps(self.card),
-            repr(self.threshold),
-            json.dumps(self.input),
-            json.dumps(self.proof),
-            base64.b64encode(sample).decode("ascii"),
-        )
+        facts = (self.card, self.threshold, self.input, self.proof)
+        values = (*map(json.dumps, facts), base64.b64encode(sample).decode("ascii"))
         return dict(zip(_KEYS, values, strict=True))
 
     @classmethod
@@ -271,14 +233,8 @@ class Facts:
         card, threshold, told, proof, reference = (text[key] for key in _KEYS)
         data = base64.b64decode(reference, validate=True)
         sample = from_bytes(data, name="its reference sample")
-        facts = cls(
-            card=parse_json(card),
-            threshold=float(threshold),
-            input=parse_json(told),
-            proof=parse_json(proof),
-            reference_HWC=sample["image"],
-            reference_HW=sample["probability"],
-        )
+        known = (parse_json(card), float(threshold), parse_json(told), parse_json(proof))
+        facts = cls(*known, sample["image"], sample["probability"])
         if not all(isinstance(one, dict) for one in (facts.card, facts.input, facts.proof)):
             raise ValueError("its facts are of other types")
         shape = facts.reference_HWC.shape
@@ -288,11 +244,7 @@ class Facts:
 
 
 def open_file(data: bytes, target: str, *, name: str) -> tuple[Compute, Facts]:
-    """Open an exported file of a target in its runtime; give what computes, and its facts.
-
-    A file for torch is unpickled and may run code: open only those that you made yourself. Raises
-    BundleError where binseg didn't export it for this target, and MissingExtraError.
-    """
+    """Open an exported file in its runtime (torch's runs code); BundleError, MissingExtraError."""
     opener = {"onnx": _open_onnx, "openvino": _open_ir, "torch": _open_program}[target]
     try:
         return opener(data)
@@ -323,7 +275,6 @@ def _open_ir(data: bytes) -> tuple[Compute, Facts]:
 
 
 def _check_ports(given: Port, made: Port, facts: Facts, *, names: tuple[str, ...] = ()) -> None:
-    """Refuse a network that takes or gives something else than the file says."""
     pixels = facts.input["pixels"]
     wanted = (None, None, None, pixels["channels"])
     fits = (

@@ -162,15 +162,12 @@ def _at(ordered: Tensor, position: Tensor, last: Tensor) -> Tensor:
     below = torch.floor(position)
     above = torch.minimum(below + 1, last)
     num, channels = ordered.shape[:2]
-    one, other = (
-        ordered.gather(2, place.long().reshape(1, 1, 1).expand(num, channels, 1))
-        for place in (below, above)
-    )
+    places = (place.long().reshape(1, 1, 1).expand(num, channels, 1) for place in (below, above))
+    one, other = (ordered.gather(2, place) for place in places)
     return one + (other - one) * (position - below)
 
 
 def _number(size: Size) -> Tensor:
-    """Make a float of a size that tracing may know as a symbol."""
     return torch.ones(size, dtype=torch.float32).sum()
 
 
@@ -199,16 +196,12 @@ def _mirrored(num: Size, tile: int, multiple: int, largest: int) -> tuple[Size, 
 
 
 def _fit(num: Size, size: int, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the first pixel, and the number of pixels, that a side takes in a letterbox."""
     taken = torch.clamp(torch.round(_number(num) * factor), 1, size)
     return torch.floor((size - taken) / 2), taken
 
 
 def _reduction(*sides: tuple[Size, int, tuple[Tensor, Tensor] | None]) -> Tensor:
-    """Tell over how many pixels an image is averaged first, as `preprocess.reduction` does.
-
-    Each side is its length, that of the input, and what the image takes of it (`_fit`).
-    """
+    """Do as `preprocess.reduction`; a side is its length, the input's, and its part of it."""
     by, doubled = torch.ones(()), 1
     while doubled < MOST_REDUCED:
         fits = torch.ones(())
@@ -235,10 +228,7 @@ def _averaged(image_NCHW: Tensor, by: Tensor) -> Tensor:
 def _resizing(
     num: Size, size: Size, target: tuple[Tensor, Tensor] | None = None, by: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Make the matrices (size, num) from an image's line to the input's (or `target`), and back.
-
-    So many pixels as `by` says weigh as one in their middle.
-    """
+    """Make matrices (size, num) to the input and back; `by` pixels weigh as one."""
     first, taken = target or (torch.zeros(()), _number(size))
     at, centres = _centres(size) - first, _centres(num)
     inside = ((at > 0) & (at < taken)).float()

@@ -84,11 +84,10 @@ def bench_training(
     curve: Path | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Measure a recipe's training steps on real images; nothing is kept of the training.
+    """Measure a recipe's training steps on real images, as plain data; nothing else is kept.
 
     `operations` names torch's slowest, `find_batch` doubles the batch while that pays, `find_lr`
-    runs a range test, drawn into `curve`. Gives plain data: median seconds of each phase of a step,
-    and of an epoch's without validation; `batch_size` and `lr` are what was found, or None. Raises
+    runs a range test, drawn into `curve`; `batch_size` and `lr` are what was found, or None. Raises
     UsageError, DataError and TrainingError (not even two inputs fit into the memory).
     """
     device = devices.resolve_device(recipe.train.device)
@@ -230,13 +229,10 @@ def profile_steps(steps: Steps, num_steps: int, *, progress: Progress = SILENT) 
     rows = [row for row in profiler.key_averages() if not row.key.startswith("binseg ")]
     rows.sort(key=lambda row: getattr(row, kind), reverse=True)
     total = sum(getattr(row, kind) for row in rows) or 1.0
+    shares = [(one, getattr(one, kind) / total) for one in rows[:SHOWN_OPERATIONS]]
     operations = [
-        {
-            "name": one.key,
-            "share": getattr(one, kind) / total,
-            "calls": round(one.count / num_steps),
-        }
-        for one in rows[:SHOWN_OPERATIONS]
+        {"name": one.key, "share": share, "calls": round(one.count / num_steps)}
+        for one, share in shares
     ]
     # As of the times: of most steps, not of an epoch's smaller last one.
     return StepProfile(seconds, round(statistics.median(num_inputs)), operations)
@@ -258,9 +254,8 @@ def find_batch_size(
         asked = recipe.model_copy(update={"train": train})
         try:
             steps = place(asked)
-            memory = devices.estimate_memory(
-                steps.model, asked, bf16=steps.precision != "fp32"
-            ).total
+            is_mixed = steps.precision != "fp32"
+            memory = devices.estimate_memory(steps.model, asked, bf16=is_mixed).total
             if free is not None and memory > MEMORY_SHARE * free:
                 break
             seconds, num_inputs = time_steps(steps, num_steps)

@@ -42,13 +42,14 @@ from binseg.types import TTA_PASSES, Sample
 
 NUM_TIMED = 3  # validation images that are predicted and measured on trial
 NUM_CORRECTIONS = 5  # corrections of masks that are tried
-CLOSING = 6.0  # seconds for curves, bundle, report page and their images, on an idle machine
+CLOSING = 6.0  # seconds kept for curves, bundle, report page and their images, on an idle machine
+EXPECTED_CLOSING = 2.5  # likewise, as a run without a budget most probably needs them
 MOST_BUSY = 5.0  # times as long as alone that such work is taken to need on a busy machine, at most
 MARGIN = 1.5
 """Times the measured end that is kept for it: the machine may become busier while it trains, and
 the last step and its validation end a little late."""
 LEAST_SHARE = 0.2  # least share of the budget that is trained, however long the rest takes
-OPENING = 5.0  # Seconds from recipe to first step, with pixels decoded for the plan
+OPENING = 2.0  # Seconds from recipe to first step, with pixels decoded for the plan
 DECODING = 0.04  # seconds for a million pixels of the images, decoded and resized once
 VALIDATING, PREDICTING = 0.3, 0.52
 """Time for a pixel when it validates, in the precision of training, and when the finished model
@@ -61,19 +62,14 @@ MEASURING = 0.12  # seconds for a million pixels of an image whose prediction is
 def training_seconds(
     budget_minutes: float, *, spent: float, ending: float, progress: Progress
 ) -> float:
-    """Say how long the epochs may take, and where the budget of the whole run can't be kept.
-
-    Of the budget, `spent` seconds are over, and `ending` seconds will be needed after them.
-    """
+    """Say how long the epochs may take, with seconds `spent` before them and `ending` after."""
     budget = 60 * budget_minutes
     rest = budget - spent - MARGIN * ending
     least = LEAST_SHARE * budget
     if rest >= least:
-        told = (
-            f"budget {budget_minutes:g} min: {spent:.0f} s used so far, {rest:.0f} s to train, "
-            f"about {ending:.0f} s to choose the threshold and to score"
-        )
-        progress.say(Detail(told))
+        told = f"{spent:.0f} s used so far, {rest:.0f} s to train"
+        after = f"about {ending:.0f} s to choose the threshold and to score"
+        progress.say(Detail(f"budget {budget_minutes:g} min: {told}, {after}"))
         return rest
     progress.say(
         f"the budget of {budget_minutes:g} min can't be kept: reading took {spent:.0f} s and the "
@@ -100,7 +96,7 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
     reading = DECODING * (facts.num_train + facts.num_val)
     own = (reading + MEASURING * facts.num_val) * height * width / 1e6
     scoring = computing(PREDICTING * predicted, STARTING * num_predicted * len(tiles))
-    around = OPENING + own + scoring + CLOSING
+    around = OPENING + own + scoring + EXPECTED_CLOSING
     if recipe.train.budget_minutes is not None:
         budget = 60 * recipe.train.budget_minutes
         return max(budget, around + LEAST_SHARE * budget)
@@ -152,11 +148,7 @@ class Ending:
 
 
 def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: bool) -> Ending:
-    """Predict and score a few validation images on trial, with the network that will predict.
-
-    The masks that are measured are its own if it is trained. An untrained network's are noise,
-    whose specks take longer to measure than any later ones; the truth stands in.
-    """
+    """Predict and score a few validation images on trial; an untrained network lends no masks."""
     chosen = spread(val.records, NUM_TIMED)
     samples = [read_sample(record, val.rule) for record in chosen]
     judge.predict(samples[0].image_HWC)  # the first prediction of a network pays for its set-up
@@ -167,6 +159,7 @@ def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: b
         probability_HW = judge.predict(sample.image_HWC).probability
         predicted = time.perf_counter()
         assert sample.mask_HW is not None
+        # An untrained network's masks are noise, whose specks take longer than any later ones.
         mask_HW = probability_HW > 0.5 if is_trained else sample.mask_HW
         _measure(sample, probability_HW, mask_HW)
         measured, working = time.perf_counter(), time.thread_time()

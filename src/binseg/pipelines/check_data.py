@@ -37,9 +37,7 @@ from binseg.training.run_folder import RunFolder
 from binseg.types import Finding, Record
 
 NUM_SAMPLES, SHEET_COLUMNS = 12, 4  # images of a sheet, and how many stand beside each other
-THUMB_SIDE = (
-    296  # Pixels of the page's images' longer side, sharp on a phone's screen at half that size
-)
+THUMB_SIDE = 296  # Longer side in pixels of the page's images, sharp on a phone at half that size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,16 +168,10 @@ def contradictions(
             assert sample.mask_HW is not None
             made = of_image[record.id].predict(sample.image_HWC)
             expected = float(expected_dice(signs(made.probability, made.mask)[None], ())[0])
-            found.append(
-                compare_mask(
-                    record.id,
-                    probability_HW=made.probability,
-                    model_HW=made.mask,
-                    mask_HW=sample.mask_HW,
-                    valid_HW=sample.valid_HW,
-                    expected_dice=made.quality.expected_dice if made.quality else expected,
-                )
-            )
+            compared: Any = {"mask_HW": sample.mask_HW, "valid_HW": sample.valid_HW}
+            compared |= {"probability_HW": made.probability, "model_HW": made.mask}
+            expected = made.quality.expected_dice if made.quality else expected
+            found.append(compare_mask(record.id, expected_dice=expected, **compared))
     return rank_masks(found), of_image
 
 

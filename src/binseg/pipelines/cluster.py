@@ -39,14 +39,10 @@ class ModelFiles:
     paths: tuple[str, ...]
     settings: tuple[tuple[str, Any], ...] = ()
 
+    @cache  # noqa: B019 - a worker keeps its one model as long as it lives
     def load(self) -> Predictor:
         """Load it, or give what this process has loaded before."""
-        return _loaded(self)
-
-
-@cache
-def _loaded(files: ModelFiles) -> Predictor:
-    return load(list(files.paths), **dict(files.settings))
+        return load(list(self.paths), **dict(self.settings))
 
 
 class _BatchSink(FolderSink):
@@ -54,16 +50,11 @@ class _BatchSink(FolderSink):
 
     def finish(self, options: PredictOptions, result: PredictResult) -> None:
         """Leave the tables to the driver."""
-        del options, result
 
 
 @contextmanager
 def cluster(*, workers: int = 0, scheduler: str = "", progress: Progress = SILENT) -> Iterator[Any]:
-    """Start `workers` processes here, or join the cluster of a scheduler; gives Dask's client.
-
-    Whoever can send to a scheduler runs programs on its workers: join only one that you trust.
-    Raises MissingExtraError, and UsageError where nobody answers.
-    """
+    """Start `workers` here, or join a trusted scheduler; gives Dask's client, or UsageError."""
     with needing("distributed", extra="dask", purpose="--workers"):
         import distributed
     if scheduler:
@@ -102,14 +93,8 @@ def predict_on(
     for round_ in source.rounds(sink, options):
         found = sink.settled(round_, options)
         everything += PredictResult(failures=tuple(found.failures), left_out=tuple(found.left_out))
-        work = partial(
-            _predict,
-            files,
-            sink.out,
-            options,
-            report=sink.entries is not None,
-            overwrite=sink.replaces_others,
-        )
+        reports, renews = sink.entries is not None, sink.replaces_others
+        work = partial(_predict, files, sink.out, options, report=reports, overwrite=renews)
         plain = [one for one in found.images if one.kind == "image"]
         with progress.task("predicting", total=len(plain)) as task:
             for result, entries in driver.results(work, _batched(plain)):

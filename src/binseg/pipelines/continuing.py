@@ -6,14 +6,14 @@ remembers them. In the end both models are compared on the new validation images
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from binseg.config import Recipe, load_recipe
-from binseg.data.dataset import Dataset, counted
+from binseg.data.dataset import SPLITS, Dataset, counted
 from binseg.data.samples import read_sample
 from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError, UsageError
@@ -46,11 +46,7 @@ def earlier_bundle(recipe: Recipe) -> Bundle:
 
 
 def continued(recipe: Recipe) -> Recipe:
-    """Fill in what the earlier model decides: the network, and its preprocessing.
-
-    The recipe may change any of `input` but the channels. Raises BundleError (it can't be read)
-    and UsageError (another network, other channels or first weights are asked for).
-    """
+    """Fill in network and preprocessing of the earlier model; BundleError and UsageError."""
     if recipe.model.start_from is None:
         return recipe
     card = earlier_bundle(recipe).card
@@ -105,8 +101,7 @@ def divide(dataset: Dataset, recipe: Recipe, progress: Progress) -> Dataset:
     divided = assign_splits(dataset, recipe.data.split)
     if recipe.model.start_from is None:
         return divided
-    run = RunFolder.find(earlier_path(recipe))
-    known = {} if run is None else run.known()
+    known = ancestors(recipe)
     if not known:
         progress.say(
             f"the images that trained {recipe.model.start_from} aren't known here; some may be "
@@ -115,8 +110,7 @@ def divide(dataset: Dataset, recipe: Recipe, progress: Progress) -> Dataset:
         return divided
     content_of = dataset.contents()
     split_of = {id_: known[one] for id_, one in content_of.items() if one in known}
-    sizes = Counter(split_of.values())
-    told = ", ".join(f"{sizes[name]} {name}" for name in ("train", "val", "test") if sizes[name])
+    told = _sizes(split_of.values())
     new = len(dataset.records) - len(split_of)
     progress.say(
         f"{counted(len(split_of), 'image is', 'images are')} known to {recipe.model.start_from}"
@@ -139,17 +133,19 @@ def divide(dataset: Dataset, recipe: Recipe, progress: Progress) -> Dataset:
     for one in divided.records:
         split = split_of.get(one.id, one.split)
         records.append(replace(one, split=of_group.get(one.group or "", split)))
-    sizes = Counter(one.split for one in records)
-    counts = ", ".join(f"{sizes[name]} {name}" for name in ("train", "val", "test") if sizes[name])
+    counts = _sizes(one.split for one in records)
     note = f"known images keep their split, the others are {divided.notes[-1]}; in all: {counts}"
     return replace(divided, records=tuple(records), notes=(*divided.notes, note))
 
 
+def _sizes(splits: Iterable[Split | None]) -> str:
+    sizes = Counter(splits)
+    return ", ".join(f"{sizes[name]} {name}" for name in SPLITS if sizes[name])
+
+
 def ancestors(recipe: Recipe) -> Mapping[str, Split | None]:
     """Return the split of each image that the earlier model, or one before it, knew."""
-    if recipe.model.start_from is None:
-        return {}
-    run = RunFolder.find(earlier_path(recipe))
+    run = RunFolder.find(earlier_path(recipe)) if recipe.model.start_from else None
     return {} if run is None else run.known()
 
 
@@ -174,10 +170,7 @@ def take_over(model: nn.Module, recipe: Recipe, dataset: Dataset, progress: Prog
 def compare_with_earlier(
     recipe: Recipe, run: RunFolder, val: Dataset, progress: Progress
 ) -> Comparison | None:
-    """Score the earlier model on the validation split, and compare the new one (B) with it (A).
-
-    Where that fails the run isn't lost: the reason is told, and None returned.
-    """
+    """Compare the new model (B) with the earlier one (A) on validation; None if that fails."""
     if recipe.model.start_from is None:
         return None
     try:

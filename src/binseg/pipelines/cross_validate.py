@@ -152,21 +152,13 @@ def _run(
     predictors = [load(run.path, device=first.train.device) for run in runs]
     title = f"{first.model.name}, {num_folds}-fold cross-validation"
     report = _pool(predictors, folder / "pooled", title, progress)
-    slices = {one.value: one for one in report.slices if one.by == FOLD_COLUMN}
-    return CrossResult(
-        folder=folder,
-        folds=tuple(
-            Fold(
-                folder=run.path,
-                threshold=predictor.threshold,
-                num_images=slices[str(fold)].num_images,
-                dice=slices[str(fold)].dice,
-            )
-            for fold, (run, predictor) in enumerate(zip(runs, predictors, strict=True))
-        ),
-        pooled=report,
-        seconds=time.perf_counter() - started,
-    )
+    parts = {one.value: one for one in report.slices if one.by == FOLD_COLUMN}
+    folds = []
+    for fold, (run, predictor) in enumerate(zip(runs, predictors, strict=True)):
+        num, dice, cut = parts[str(fold)].num_images, parts[str(fold)].dice, predictor.threshold
+        folds.append(Fold(folder=run.path, threshold=cut, num_images=num, dice=dice))
+    seconds = time.perf_counter() - started
+    return CrossResult(folder=folder, folds=tuple(folds), pooled=report, seconds=seconds)
 
 
 def _pool(predictors: Sequence[Predictor], out: Path, title: str, progress: Progress) -> Report:
@@ -189,11 +181,9 @@ def _pool(predictors: Sequence[Predictor], out: Path, title: str, progress: Prog
 def _images_of(fold: int, predictor: Predictor) -> Dataset:
     origin = Origin.of(predictor)
     dataset = choose_data(data_config(origin), split="val", origin=origin)
-    marked = tuple(
-        replace(record, columns={**record.columns, FOLD_COLUMN: str(fold)})
-        for record in dataset.records
-    )
-    return replace(dataset, records=marked)
+    mark = {FOLD_COLUMN: str(fold)}
+    marked = (replace(one, columns={**one.columns, **mark}) for one in dataset.records)
+    return replace(dataset, records=tuple(marked))
 
 
 def _notes(predictors: Sequence[Predictor]) -> tuple[str, ...]:

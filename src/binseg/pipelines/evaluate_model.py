@@ -111,9 +111,8 @@ def measure_shard(
 
 
 def _outline(tolerance: float | None, spacing: float | None) -> OutlineRule:
-    if tolerance is None:
-        tolerance = 2.0 if spacing is None else 2.0 * spacing
-    return OutlineRule(tolerance=tolerance, spacing=spacing)
+    usual = 2.0 * (1.0 if spacing is None else spacing)
+    return OutlineRule(tolerance=usual if tolerance is None else tolerance, spacing=spacing)
 
 
 def _to_score(
@@ -169,16 +168,11 @@ def calibrate(
     *,
     guarantees: Sequence[str] = (),
     learn: bool = False,
-    device: str = "auto",
     progress: Progress = SILENT,
 ) -> tuple[Guarantee, ...]:
-    """Choose thresholds with a guarantee on the validation images, and write them into the card.
-
-    `guarantees` are promises such as `recall=0.95`, `learn` fits anew what the card knows of its
-    data. Raises UsageError, DataError (no or too few validation images) and OutputError.
-    """
+    """Note thresholds that keep `guarantees` on the card; `learn` fits anew what it knows."""
     wanted = [parse_guarantee(one) for one in guarantees]
-    predictor = load(run, device=device)
+    predictor = load(run)
     assert predictor.bundle is not None
     assert predictor.card is not None
     origin = Origin.of(predictor)

@@ -257,9 +257,8 @@ def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> Export
         _refuse_failed(proof, path)
     if target == "openvino" and model.int8 is None and computes_bf16():
         # The precision of programs here that don't ask for one: told, and not required.
-        proofs += _prove_file(
-            model, exporting.make_file(target, raw, precision="bf16"), raw, images
-        )[:1]
+        mixed = exporting.make_file(target, raw, precision="bf16")
+        proofs += _prove_file(model, mixed, raw, images)[:1]
     sample_HWC = small(images.images[0])
     # The sample's probability is torch's, or for int8 the file's own.
     compute = made.compute if made.precision == "int8" else by_torch(raw)
@@ -372,12 +371,10 @@ def _prove_network(model: _Model, runtime: str, precision: str, extra: dict[str,
 def _runtimes(*, int8: bool) -> list[tuple[str, str]]:
     """List runtime and precision of each proof, as far as they are installed."""
     has_bf16 = computes_bf16()
-    asked = {
-        "onnxruntime": ("fp32", *(["int8"] if int8 else [])),
-        "openvino": ("fp32", *(["bf16"] if has_bf16 else []), *(["int8"] if int8 else [])),
-    }
+    asked = {"onnxruntime": {"fp32": True, "int8": int8}}
+    asked["openvino"] = {"fp32": True, "bf16": has_bf16, "int8": int8}
     installed = [runtime for runtime in asked if find_spec(runtime) is not None]
-    found = [(runtime, precision) for runtime in installed for precision in asked[runtime]]
+    found = [(one, kind) for one in installed for kind, is_asked in asked[one].items() if is_asked]
     if not found:
         raise UsageError(
             "neither onnxruntime nor openvino is installed, so that nothing can be proven; "

@@ -46,10 +46,7 @@ class Gathered:
 
 
 def gather(out: str | Path, *, progress: Progress = SILENT) -> Gathered:
-    """Join what the shards of `predict`, `evaluate` or `check` wrote into a folder.
-
-    Raises OutputError, and UsageError where no shard ended, or not all of `evaluate` or `check`.
-    """
+    """Join what shards wrote into a folder; OutputError, and UsageError for absent ones."""
     out = Path(out)
     records, absent = read_shards(out)
     missing_shards = tuple(map(str, absent))

@@ -24,7 +24,7 @@ from binseg.inference import ModelPredictor, load
 from binseg.labeling import warm_engine
 from binseg.labeling.cold_engine import ColdEngine, filter_features
 from binseg.labeling.guidance import RULES, Outlook, outlook_of, rank
-from binseg.labeling.label_log import connect, image_files, image_rows, labels_in
+from binseg.labeling.label_log import MASKS, connect, image_files, image_rows, labels_in
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
 from binseg.labeling.working_image import WorkingImage, open_working_image, reduced
@@ -44,19 +44,14 @@ def open_session(
     home: Path | None = None,
     masks: DataConfig | None = None,
     trains: bool = True,
-    round_seconds: float = ROUND_SECONDS,
     progress: Progress = SILENT,
 ) -> Session:
-    """Open a folder of images for labelling; raises DataError, UsageError (in use) and BundleError.
-
-    `model` predicts until a better network is trained (where it `trains`); `home` is for the
-    labels, beside the images if left out; `masks` tells the values of masks that are there.
-    """
+    """Open a folder of images for labelling; DataError, UsageError (in use) and BundleError."""
     predictor = None if model is None else load(model)
     project = Project(images, config=masks, home=home, progress=progress)
     try:
         makers = {"filters": filter_features, "lite0": warm_engine.lite0_features()}
-        network = Beside(project, predictor, trains=trains, seconds=round_seconds)
+        network = Beside(project, predictor, trains=trains)
         return Session(project, engine=ColdEngine(makers), network=network)
     except BaseException:
         project.close()
@@ -75,9 +70,10 @@ def suggest(
     if rule not in RULES:
         raise UsageError(f"--by {rule}: give one of {', '.join(RULES)}")
     images, home = images_of_project(Path(data))
-    masks = home / "masks"
-    labelled = _by_name(masks) if masks.is_dir() else {}
-    paths = {n: path for n, path in _by_name(images).items() if not path.is_relative_to(masks)}
+    masks = home / MASKS
+    found = list_folder(masks).images if masks.is_dir() else ()
+    labelled = {path.relative_to(masks).with_suffix("").as_posix() for path in found}
+    paths = dict(image_files(images, home))
     left = {name: path for name, path in paths.items() if name not in labelled}
     if not left:
         raise UsageError(f"{images}: all {len(paths)} images have a mask; nothing is left to label")
@@ -89,29 +85,17 @@ def suggest(
             task.advance()
     known = [
         outlook_of(open_working_image(name, paths[name]).small_hw3, None)
-        for name in sorted(labelled.keys() & paths.keys() if rule != "random" else ())
+        for name in sorted(labelled & paths.keys() if rule != "random" else ())
     ]
     ordered = rank(outlooks, rule=rule, seed=seed, labelled=known)
     return [(name, outlooks[name]) for name in ordered]
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    files = list_folder(folder).images
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
-
-
 class Beside:
-    """The networks that train and predict beside a session, in processes of their own.
+    """The networks that train beside a session, in processes; `predictor` answers until then."""
 
-    The processes read the project's labels from the disk; `predictor` answers while no network has
-    been trained here.
-    """
-
-    def __init__(
-        self, project: Project, predictor: ModelPredictor | None, *, trains: bool, seconds: float
-    ) -> None:
-        self._project, self._predictor = project, predictor
-        self._trains, self._seconds = trains, seconds
+    def __init__(self, project: Project, predictor: ModelPredictor | None, *, trains: bool) -> None:
+        self._project, self._predictor, self._trains = project, predictor, trains
         key = hashlib.sha256(str(project.home).encode()).hexdigest()[:16]
         self._folder = cache_dir() / "label" / key
         self._guard = threading.Lock()
@@ -150,10 +134,9 @@ class Beside:
         if not self._trains or self._ends or self._is_training():
             return
         if self._warm is None or not self._warm.is_alive():
-            facts = (self._project.home, self._project.images, self._folder, self._seconds)
-            self._warm = self._context.Process(
-                target=_rounds, args=(facts, self._orders, self._events), daemon=True
-            )
+            facts = (self._project.home, self._project.images, self._folder)
+            queues = (self._orders, self._events)
+            self._warm = self._context.Process(target=_rounds, args=facts + queues, daemon=True)
             self._warm.start()
         self._orders.put(list(first))
 
@@ -171,10 +154,8 @@ class Beside:
             self._warm.terminate()
             self._warm = None
         self._told = {"state": "running", "label": "start"}
-        self._training = self._context.Process(
-            target=_train_for_real,
-            args=(self._project.home, self._project.images, minutes, self._events),
-        )
+        facts = (self._project.home, self._project.images, minutes, self._events)
+        self._training = self._context.Process(target=_train_for_real, args=facts)
         self._training.start()
 
     def training(self) -> Mapping[str, object]:
@@ -218,11 +199,10 @@ def _read_version(folder: Path) -> int:
         return 0
 
 
-def _rounds(facts: tuple[Path, Path, Path, float], orders: Any, events: Any) -> None:
+def _rounds(home: Path, images: Path, folder: Path, orders: Any, events: Any) -> None:
     """Train a round whenever there are new labels, until the parent ends."""
     import torch
 
-    home, images, folder, seconds = facts
     with suppress(OSError):
         os.nice(10)
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
@@ -243,7 +223,7 @@ def _rounds(facts: tuple[Path, Path, Path, float], orders: Any, events: Any) -> 
         if last == learnt:
             continue
         rows = image_rows(db, dict(image_files(images, home)))
-        network = _round(db, rows, seconds)
+        network = _round(db, rows)
         if network is None:
             continue
         learnt = last
@@ -255,23 +235,17 @@ def _rounds(facts: tuple[Path, Path, Path, float], orders: Any, events: Any) -> 
         paths = {row.name: row.path for row in rows}
         ahead = [name for name in dict.fromkeys([*first, *open_names]) if name in paths]
         ahead = ahead[:_MOST_PREDICTED]
-        for place, name in enumerate(ahead, 1):
-            with suppress(BinsegError):  # an unreadable image is told where it is opened
-                image = open_working_image(name, paths[name])
-                data = encode_probability(network.probability(image.small_hw3))
-                write_bytes(folder / f"{name}.png", data)
-            if place in {4, len(ahead)}:
-                _tell_version(folder, version, events)
-        if not ahead:
-            _tell_version(folder, version, events)
+        for some in (ahead[:4], ahead[4:]):
+            for name in some:
+                with suppress(BinsegError):  # an unreadable image is told where it is opened
+                    image = open_working_image(name, paths[name])
+                    data = encode_probability(network.probability(image.small_hw3))
+                    write_bytes(folder / f"{name}.png", data)
+            write_json(folder / "version.json", {"version": version})
+            events.put(("version", version))
 
 
-def _tell_version(folder: Path, version: int, events: Any) -> None:
-    write_json(folder / "version.json", {"version": version})
-    events.put(("version", version))
-
-
-def _round(db: Any, rows: Sequence[Any], seconds: float) -> warm_engine.WarmNetwork | None:
+def _round(db: Any, rows: Sequence[Any]) -> warm_engine.WarmNetwork | None:
     """Train on the labels that are there now; None where they show one kind only."""
     examples, seen = [], set()
     taught = [row for row in rows if not row.is_check and (row.num_strokes or row.state == "done")]
@@ -283,7 +257,7 @@ def _round(db: Any, rows: Sequence[Any], seconds: float) -> warm_engine.WarmNetw
             seen |= {*np.unique(labels_hw).tolist()}
     if not {0, 1} <= seen:
         return None
-    return warm_engine.train_round(warm_engine.base_network(), examples, seconds=seconds)
+    return warm_engine.train_round(warm_engine.base_network(), examples, seconds=ROUND_SECONDS)
 
 
 def _score(db: Any, network: warm_engine.WarmNetwork, row: Any) -> float:
@@ -334,16 +308,11 @@ def _train_for_real(home: Path, images: Path, minutes: float, events: Any) -> No
         events.put(("training", {"state": "failed", "error": str(error) or "stopped"}))
         return
     interval = report.intervals.get("mean", {}).get("original", {}).get("dice")
-    facts = {
-        "state": "done",
-        "folder": str(out),
-        "split": split,
-        "num_images": len(report.images),
-        "dice": report.mean["original"]["dice"],
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-    }
-    events.put(("training", facts))
+    facts = {"state": "done", "folder": str(out), "split": split, "num_images": len(report.images)}
+    scores = {"dice": report.mean["original"]["dice"], "low": None, "high": None}
+    if interval:
+        scores |= {"low": interval.low, "high": interval.high}
+    events.put(("training", facts | scores))
 
 
 def _read_probability(path: Path) -> np.ndarray | None:

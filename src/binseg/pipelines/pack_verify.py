@@ -100,11 +100,7 @@ def _changed(
 
 
 def verify(path: str | Path, *, trust_code: bool = False) -> tuple[list[ReferenceCheck], list[str]]:
-    """Compute the reference sample again, by each installed runtime; say what was left out and why.
-
-    `trust_code` opens files for torch (.pt2), which may run code; UsageError without it. Raises
-    BundleError and MissingExtraError.
-    """
+    """Compute the reference sample by each installed runtime; say what was left out and why."""
     given = Path(path)
     name = given.name.lower()
     target = next((target for target, end in SUFFIXES.items() if name.endswith(end)), None)
@@ -158,10 +154,6 @@ def _verify_file(path: Path, target: str) -> ReferenceCheck:
         beside="the reference sample",
         limits=LIMITS[precision],
     )
-    return ReferenceCheck(
-        runtime=target,
-        precision=precision,
-        largest_difference=proof.largest_difference,
-        agreement=proof.agreement,
-        tolerance=FILE_TOLERANCES[precision],
-    )
+    names = ("runtime", "precision", "largest_difference", "agreement")
+    figures = {name: getattr(proof, name) for name in names}
+    return ReferenceCheck(tolerance=FILE_TOLERANCES[precision], **figures)

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -251,20 +253,11 @@ def _run(
                 facts = {"splits": splits, "fingerprint": dataset.fingerprint()}
                 job = {"recipe": recipe.model_dump_json(), "resume": run.is_saved}
                 group.share_json(facts | job | {"seconds": seconds})
-            fitted = fit(
-                model,
-                recipe=recipe,
-                train=train_pixels,
-                val=val_pixels,
-                folder=run.path,
-                progress=progress,
-                resume=run.is_saved,
-                seconds=seconds,
-                command=command,
-                group=group,
-            )
-        title, monitor = recipe.model.name, recipe.train.monitor
-        plot_curves(fitted.history, run.curves_path, title=title, monitor=monitor)
+            how: Any = {"progress": progress, "command": command, "folder": run.path}
+            how |= {"resume": run.is_saved, "seconds": seconds, "group": group}
+            fitted = fit(model, recipe=recipe, train=train_pixels, val=val_pixels, **how)
+        draw = partial(plot_curves, fitted.history, run.curves_path, title=recipe.model.name)
+        draw(monitor=recipe.train.monitor)
         model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})
         if minutes is not None:
             ending_now = _time_ending(recipe, model, dataset, is_trained=True)
@@ -273,9 +266,8 @@ def _run(
         best = fitted.best_state
         report = ship(recipe, run, dataset, model, best, val_pixels=val_pixels, progress=progress)
         full = report.mean["original"]["dice"]
-        plot_curves(fitted.history, run.curves_path, title=title, monitor=monitor, full=full)
-        val_set = dataset.only("val")
-        beside = continuing.compare_with_earlier(recipe, run, val_set, progress)
+        draw(monitor=recipe.train.monitor, full=full)
+        beside = continuing.compare_with_earlier(recipe, run, dataset.only("val"), progress)
         run.remove_training_files()  # the bundle is whole and has answered like its model
     return TrainResult(
         folder=run.path,
@@ -331,12 +323,8 @@ def ship(
     tell_calibration(tuned, report, progress)
     lessons = gather_lessons(predictor, dataset, progress=progress)
     known = learn_quality(predictor, dataset, lessons, progress=progress)
-    bundle = write_bundle(
-        run.bundle_path,
-        card=_card(recipe, dataset, tuned, report).model_copy(update={"knowledge": known}),
-        weights=weights,
-        reference=reference,
-    )
+    card = _card(recipe, dataset, tuned, report).model_copy(update={"knowledge": known})
+    bundle = write_bundle(run.bundle_path, card=card, weights=weights, reference=reference)
     shipped = load(run.bundle_path, device=resolve_device(recipe.train.device).type)
     assert shipped.bundle is not None
     check = verify_reference(shipped, shipped.bundle)

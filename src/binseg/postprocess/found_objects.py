@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from binseg.errors import UsageError
-from binseg.postprocess.mask_cleaning import Mask, Probability, label_objects
+from binseg.postprocess.mask_cleaning import label_objects
+from binseg.types import Mask, Probability
 
 Ring = Float[np.ndarray, "_ 2"]
 """x and y of the corners, the first one not repeated; (0, 0) is the image's upper left corner."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FoundObject:
     """One object; lengths in pixels of the image's own size, y downwards."""
 
@@ -60,10 +61,7 @@ def find_objects(
     pixel_size: tuple[float, float] | None = None,
     unit: str = "um",
 ) -> list[FoundObject]:
-    """List the objects of a mask; probabilities are for the mean over each of them.
-
-    `pixel_size` is height and width of a pixel in `unit`, for figures in physical units.
-    """
+    """List a mask's objects, with mean probabilities, and figures in `unit` by `pixel_size`."""
     from scipy import ndimage
 
     labels_HW, num = label_objects(mask_HW)
@@ -79,40 +77,19 @@ def find_objects(
         return means
 
     probabilities = [None] * num if probability_HW is None else mean(probability_HW[rows, columns])
-    return [
-        FoundObject(
-            label=label,
-            area=area,
-            centroid_y=y,
-            centroid_x=x,
-            top=down.start,
-            left=across.start,
-            height=down.stop - down.start,
-            width=across.stop - across.start,
-            mean_probability=probability,
-            pixel_size=pixel_size,
-            unit=unit if pixel_size is not None else "",
-        )
-        for label, (area, y, x, (down, across), probability) in enumerate(
-            zip(
-                areas.tolist(),
-                mean(rows + 0.5),
-                mean(columns + 0.5),
-                ndimage.find_objects(labels_HW),
-                probabilities,
-                strict=True,
-            ),
-            start=1,
-        )
-    ]
+    figures = zip(areas.tolist(), mean(rows + 0.5), mean(columns + 0.5), strict=True)
+    boxes, unit = ndimage.find_objects(labels_HW), "" if pixel_size is None else unit
+    found = []
+    for label, (own, box, chance) in enumerate(zip(figures, boxes, probabilities, strict=True), 1):
+        (top, bottom), (left, right) = ((one.start, one.stop) for one in box)
+        place = (top, left, bottom - top, right - left)
+        found.append(FoundObject(label, *own, *place, chance, pixel_size, unit))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Polygon:
-    """One connected area. Objects that touch at corners only are several polygons of one label.
-
-    No ring meets itself, though a hole may touch another ring in a point (Simple Features).
-    """
+    """One connected area, with rings that never meet themselves; an object may be several."""
 
     label: int  # number of the object, as `label_objects` gives it
     exterior: Ring  # clockwise as seen, y downwards
@@ -125,11 +102,7 @@ class Polygon:
 
 
 def trace_polygons(mask_HW: Mask, *, tolerance: float = 0.0) -> list[Polygon]:
-    """Trace the outlines of all objects; UsageError for a negative tolerance.
-
-    Corners less than `tolerance` pixels from a straight line are left out (Douglas-Peucker) unless
-    a ring would then meet itself or another one; all holes stay. 0 keeps the outline exact.
-    """
+    """Trace all objects' outlines, exact or within a `tolerance`, never crossing; UsageError."""
     if tolerance < 0:
         raise UsageError(f"tolerance {tolerance:g}: give pixels from 0")
     import shapely  # its import would slow every start

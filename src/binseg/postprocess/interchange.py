@@ -12,7 +12,8 @@ from jaxtyping import Int32
 
 from binseg.errors import needing
 from binseg.postprocess.found_objects import FoundObject, Polygon, Ring
-from binseg.postprocess.mask_cleaning import Mask, label_objects
+from binseg.postprocess.mask_cleaning import label_objects
+from binseg.types import Mask
 
 Affine = tuple[float, float, float, float, float, float]
 """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, from pixels to a map."""
@@ -28,30 +29,19 @@ def geojson(
     transform: Affine | None = None,
     project: Project | None = None,
 ) -> dict[str, Any]:
-    """A FeatureCollection (RFC 7946) with one feature an object.
-
-    `properties` are facts of the whole, as the member `binseg`; `transform` is from pixels to map
-    coordinates (without one, coordinates are pixels with y downwards, which the file says),
-    `project` from these to longitudes and latitudes, N x 2.
-    """
+    """A FeatureCollection (RFC 7946), in pixels, or `transform`ed to a map and `project`ed."""
     figures = {one.label: one.as_row() for one in objects}
     features = []
     for label, alike in groupby(polygons, key=attrgetter("label")):
-        parts = [
-            [_closed(ring, transform, project) for ring in (one.exterior, *one.holes)]
-            for one in alike
-        ]
+        rings = [(one.exterior, *one.holes) for one in alike]
+        parts = [[_closed(ring, transform, project) for ring in each] for each in rings]
         geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": parts}
         if len(parts) == 1:
             geometry = {"type": "Polygon", "coordinates": parts[0]}
-        facts = figures.get(label, {"label": label})
-        features.append({"type": "Feature", "id": label, "properties": facts, "geometry": geometry})
-    whole: dict[str, Any] = {"type": "FeatureCollection"}
-    whole["binseg"] = {
-        "coordinates": "map" if transform else "pixels, y downwards",
-        **(properties or {}),
-    }
-    return {**whole, "features": features}
+        feature = {"type": "Feature", "id": label, "geometry": geometry}
+        features.append({**feature, "properties": figures.get(label, {"label": label})})
+    facts = {"coordinates": "map" if transform else "pixels, y downwards", **(properties or {})}
+    return {"type": "FeatureCollection", "binseg": facts, "features": features}
 
 
 def _closed(ring: Ring, transform: Affine | None, project: Project | None) -> list[list[float]]:
@@ -91,11 +81,7 @@ def kaggle_runs(mask_HW: Mask) -> str:
 
 
 def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
-    """Make the zip of ImageJ's ROI Manager: a region an object, holes cut out.
-
-    Raises:
-        MissingExtraError: the package roifile isn't installed.
-    """
+    """Zip an ImageJ region for each object, holes cut out; MissingExtraError without roifile."""
     with needing("roifile", extra="objects", purpose="ImageJ's regions"):
         from roifile import ROI_TYPE, ImagejRoi
     whole = io.BytesIO()
@@ -112,16 +98,10 @@ def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
                 ]
                 flat = np.array([x for ring in path for order in ring for x in order], np.float32)
                 (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-                roi = ImagejRoi(
-                    left=int(left),
-                    top=int(top),
-                    right=int(right),
-                    bottom=int(bottom),
-                    roitype=ROI_TYPE.RECT,
-                    name=name,
-                    shape_roi_size=len(flat),
-                    multi_coordinates=flat,
-                )
+                box: dict[str, Any] = {"left": int(left), "top": int(top)}
+                box |= {"right": int(right), "bottom": int(bottom), "roitype": ROI_TYPE.RECT}
+                box |= {"shape_roi_size": len(flat), "multi_coordinates": flat}
+                roi = ImagejRoi(name=name, **box)
             # One date for all, so that equal masks give equal files.
             archive.writestr(zipfile.ZipInfo(f"{name}.roi"), roi.tobytes())
     return whole.getvalue()
@@ -157,53 +137,33 @@ def coco(
     category: str = "foreground",
     info: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A COCO data set: one annotation an object, run lengths for those with holes.
-
-    `results` are name, cleaned mask, and the polygons and objects that were found in it; `info` has
-    facts of the whole (model, threshold).
-    """
+    """Make a COCO data set of name, mask, polygons and objects; run lengths for holes."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (name, mask_HW, polygons, objects) in enumerate(results, start=1):
         height, width = mask_HW.shape
         images.append({"id": number, "file_name": name, "height": height, "width": width})
-        of_label = {
-            label: list(alike) for label, alike in groupby(polygons, key=attrgetter("label"))
-        }
+        by_label = groupby(polygons, key=attrgetter("label"))
+        of_label = {label: list(alike) for label, alike in by_label}
         labels_HW, _ = label_objects(mask_HW)
         for one in objects:
             parts = of_label[one.label]
-            has_holes = any(part.holes for part in parts)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": 1,
-                    "bbox": [one.left, one.top, one.width, one.height],
-                    "area": one.area,
-                    "iscrowd": 0,
-                    "segmentation": (
-                        _rle_of_object(labels_HW, one)
-                        if has_holes
-                        else [[_plain(v) for v in part.exterior.ravel().tolist()] for part in parts]
-                    ),
-                    **({} if one.mean_probability is None else {"score": one.mean_probability}),
-                }
-            )
-    return {
-        "info": dict(info or {}),
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": category}],
-    }
+            segmentation: Any = [[*map(_plain, x.exterior.ravel().tolist())] for x in parts]
+            if any(part.holes for part in parts):
+                segmentation = _rle_of_object(labels_HW, one)
+            facts: dict[str, Any] = {"id": len(annotations) + 1, "image_id": number}
+            facts |= {"category_id": 1, "bbox": [one.left, one.top, one.width, one.height]}
+            facts |= {"area": one.area, "iscrowd": 0, "segmentation": segmentation}
+            if one.mean_probability is not None:
+                facts["score"] = one.mean_probability
+            annotations.append(facts)
+    whole = {"info": dict(info or {}), "images": images, "annotations": annotations}
+    return {**whole, "categories": [{"id": 1, "name": category}]}
 
 
 def _rle_of_object(labels_HW: Int32[np.ndarray, "H W"], one: FoundObject) -> dict[str, Any]:
-    """Run lengths of one object alone, from the pixels of its box."""
     box = (slice(one.top, one.top + one.height), slice(one.left, one.left + one.width))
-    columns, rows = np.nonzero(
-        np.equal(labels_HW[box].T, one.label)
-    )  # column by column, as COCO counts
+    columns, rows = np.nonzero(np.equal(labels_HW[box].T, one.label))  # as COCO counts
     places = (columns + one.left) * len(labels_HW) + rows + one.top
     breaks = np.flatnonzero(np.diff(places) != 1)
     starts, ends = places[[0, *(breaks + 1)]], places[[*breaks, -1]] + 1

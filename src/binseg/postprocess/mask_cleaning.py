@@ -15,9 +15,8 @@ from jaxtyping import Bool, Float32, Int32, Int64
 
 from binseg.errors import DataError, UsageError, needing
 from binseg.transforms.small_map import SmallMap
+from binseg.types import Mask, Probability
 
-Mask = Bool[np.ndarray, "H W"]
-Probability = Float32[np.ndarray, "H W"]
 Bands = Callable[[], Iterator[Bool[np.ndarray, "h W"]]]
 """Gives the bands of a mask from the top down, anew with each call and the same ones each time."""
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -110,11 +109,7 @@ def clean(mask_HW: Mask, postprocessing: PostProcessing) -> Mask:
 
 
 def _separated(mask_HW: Mask) -> Mask:
-    """Cut objects apart that touch, by a watershed of the distances to the background.
-
-    Raises:
-        MissingExtraError: scikit-image isn't installed.
-    """
+    """Cut touching objects apart by a watershed of the distances; raises MissingExtraError."""
     with needing("scikit-image", extra="objects", purpose="cutting touching objects apart"):
         from skimage.morphology import h_maxima
         from skimage.segmentation import watershed

@@ -101,8 +101,7 @@ class Chart:
         for x, y in zip(xs, ys, strict=True):
             is_there = math.isfinite(x) and math.isfinite(y)
             if is_there:
-                place = f"{100 * self.x.share(x):.2f} {100 * (1 - self.y.share(y)):.2f}"
-                path += letter + place
+                path += f"{letter}{100 * self.x.share(x):.2f} {100 * (1 - self.y.share(y)):.2f}"
             letter = "L" if is_there else "M"
         return path
 
@@ -131,12 +130,8 @@ def dice_chart(scores: Sequence[float]) -> Chart:
 
 def readouts(sweep: Sweep) -> list[tuple[str, str, str]]:
     """List the curves of a sweep that are shown: name, label, and the tone of those with a line."""
-    shown = [("mean_dice", "mean Dice")]
-    shown += [
-        (metric.name, f"pooled {metric.label}")
-        for metric in metrics_of(PixelMetric)
-        if metric.is_main and metric.name in sweep.curves
-    ]
+    pooled = [x for x in metrics_of(PixelMetric) if x.is_main and x.name in sweep.curves]
+    shown = [("mean_dice", "mean Dice"), *((x.name, f"pooled {x.label}") for x in pooled)]
     tones = iter(_TONES * len(shown))
     return [(name, label, "" if name == "dice" else next(tones)) for name, label in shown]
 
@@ -258,7 +253,6 @@ def training_charts(rows: Sequence[Row], *, by_loss: bool) -> list[Chart]:
 
 
 def _epoch_axis(epochs: Sequence[float]) -> Axis:
-    """Span the first epoch to the last; a single one stands in the middle."""
     first, last = min(epochs), max(epochs)
     if first == last:
         return Axis(low=first - 1, high=last + 1, ticks=((first, f"{first:g}"),), title="epoch")

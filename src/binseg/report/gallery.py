@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from binseg.report.overlay import (
-    ERROR_COLOURS,
-    IGNORED,
-    AnyImage,
-    Mask,
-    Rgb,
-    error_map,
-    for_display,
-    small_overlay,
-)
-from binseg.report.plots import GREY, INK, Colour, fonts, new_figure, save_figure, unit
+from binseg.report.overlay import ERROR_COLOURS, IGNORED, Rgb, error_map, for_display, small_overlay
+from binseg.report.plots import GREY, INK, fonts, new_figure, save_figure, unit
+from binseg.types import AnyImage, Mask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,14 +20,8 @@ _HEADS = ("image", "truth", "prediction", "error map")
 _CELL_PIXELS = 320  # a little more than a cell has on paper
 _LONGEST_CAPTION = 58
 # In inches.
-_CELL = 1.75
-_GAP = 0.06
-_CAPTION = 0.32
-_MARGIN = 0.18
-_BETWEEN_BLOCKS = 0.35
-_TITLE = 0.42
-_HEAD = 0.24
-_LEGEND = 0.34
+_CELL, _GAP, _CAPTION, _MARGIN = 1.75, 0.06, 0.32, 0.18
+_BETWEEN_BLOCKS, _TITLE, _HEAD, _LEGEND = 0.35, 0.42, 0.24, 0.34
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +48,12 @@ def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str) -> Non
     height = top + num_rows * down + _MARGIN + _LEGEND
     figure = new_figure(width, height, purpose="plotting a gallery", placed_by_hand=True)
     write = partial(_write, figure)
-    write(title, _MARGIN, _MARGIN, size=13)
+    write(title, _MARGIN, _MARGIN, fontsize=13)
     for block in range(num_blocks):
         left = _MARGIN + block * block_across
         for column, head in enumerate(_HEADS):
             middle = left + column * across + _CELL / 2
-            write(head, middle, top - _HEAD, align="center", colour=GREY)
+            write(head, middle, top - _HEAD, ha="center", color=unit(GREY))
         for row, item in enumerate(items[block * num_rows :][:num_rows]):
             upper = top + row * down
             write(_caption(item), left, upper + 0.11)
@@ -78,20 +64,11 @@ def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str) -> Non
     save_figure(figure, path)
 
 
-def _write(
-    figure: "Figure",
-    text: str,
-    left: float,
-    top: float,
-    *,
-    size: float = 9,
-    align: str = "left",
-    colour: Colour = INK,
-) -> None:
+def _write(figure: "Figure", text: str, left: float, top: float, **own: Any) -> None:
     """Write a text; places are in inches from the top left, and matplotlib counts from below."""
     width, height = figure.get_size_inches()
-    style: dict[str, Any] = {"fontsize": size, "ha": align, "va": "top", "fontfamily": fonts()}
-    figure.text(left / width, 1 - top / height, text, color=unit(colour), parse_math=False, **style)
+    style: dict[str, Any] = {"fontsize": 9, "va": "top", "fontfamily": fonts(), "color": unit(INK)}
+    figure.text(left / width, 1 - top / height, text, parse_math=False, **style | own)
 
 
 def _add_panel(figure: "Figure", panel_HW3: Rgb, left: float, top: float) -> None:
@@ -99,33 +76,24 @@ def _add_panel(figure: "Figure", panel_HW3: Rgb, left: float, top: float) -> Non
     lower = 1 - (top + _CELL) / height
     axes = figure.add_axes((left / width, lower, _CELL / width, _CELL / height))
     axes.imshow(panel_HW3)
-    axes.set_anchor("N")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(anchor="N", xticks=[], yticks=[])
     axes.spines[:].set_color("0.75")  # a white mask must not run into the white paper
     axes.spines[:].set_linewidth(0.6)
 
 
 def _add_legend(figure: "Figure", names: Sequence[str]) -> None:
-    """Explain the colours of the error map."""
     from matplotlib.patches import Patch
 
     width, height = figure.get_size_inches()
     edge = unit(GREY)
-    figure.legend(
-        handles=[Patch(facecolor=unit(ERROR_COLOURS[x]), edgecolor=edge, label=x) for x in names],
-        loc="lower right",
-        bbox_to_anchor=(1 - _MARGIN / width, 0.08 / height),
-        bbox_transform=figure.transFigure,
-        borderaxespad=0,
-        ncols=len(names),
-        frameon=False,
-        fontsize=9,
-    )
+    place: dict[str, Any] = {"loc": "lower right", "bbox_transform": figure.transFigure}
+    place["bbox_to_anchor"] = (1 - _MARGIN / width, 0.08 / height)
+    patches = [Patch(facecolor=unit(ERROR_COLOURS[x]), edgecolor=edge, label=x) for x in names]
+    look: dict[str, Any] = {"ncols": len(names), "frameon": False, "fontsize": 9}
+    figure.legend(handles=patches, borderaxespad=0, **place, **look)
 
 
 def _caption(item: GalleryItem) -> str:
-    """Give the image's id, its middle cut out where it is long, and its Dice."""
     name = item.id.encode(errors="replace").decode()  # file names may hold what isn't text
     if len(name) > _LONGEST_CAPTION:
         half = _LONGEST_CAPTION // 2
@@ -134,7 +102,6 @@ def _caption(item: GalleryItem) -> str:
 
 
 def _panels(item: GalleryItem) -> list[Rgb]:
-    """Make the row's image under each head."""
     image_HW3 = for_display(item.image_HWC)
     truth_HW3, prediction_HW3 = (
         np.repeat(mask_HW[:, :, None].astype(np.uint8) * 255, 3, axis=2)

@@ -6,33 +6,25 @@ brightness too, for print in grey.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Num, UInt8
+from jaxtyping import Num, UInt8
 
 from binseg.report.plots import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
 from binseg.transforms.geometry import resize_image, resize_mask
+from binseg.types import AnyImage, Mask, Probability
 
-AnyImage = Num[np.ndarray, "H W C"]
-Mask = Bool[np.ndarray, "H W"]
 Rgb = UInt8[np.ndarray, "H W 3"]
 Rgba = UInt8[np.ndarray, "H W 4"]
 FADE = 2
 """Pixels to each side of an outline over which cut-outs fade."""
 _DARKEST, _BRIGHTEST = 0.5, 99.5  # percentiles: a few hot pixels must not turn the rest black
 
-FOUND = "found"
-MISSED = "missed"
-EXTRA = "extra"
-IGNORED = "ignored"
+FOUND, MISSED, EXTRA, IGNORED = "found", "missed", "extra", "ignored"
 ERROR_COLOURS: dict[str, Colour] = {FOUND: WHITE, MISSED: ORANGE, EXTRA: SKY_BLUE, IGNORED: PURPLE}
 """The colours of an error map, in the order of its legend."""
 
 
 def for_display(image_HWC: AnyImage) -> Rgb:
-    """Turn an image of any type and number of channels into RGB that a screen shows well.
-
-    8-bit images keep their values; others are stretched between their 0.5 and 99.5 percentiles.
-    One or two channels become grey, of more than three the first three are shown.
-    """
+    """Turn any image into RGB; 8 bits stay, others are stretched between percentiles."""
     channels = image_HWC.shape[2]
     if channels == 2:
         image_HWC = image_HWC.mean(axis=2, keepdims=True)
@@ -42,7 +34,7 @@ def for_display(image_HWC: AnyImage) -> Rgb:
 
 
 def _stretch(image_HWC: AnyImage) -> UInt8[np.ndarray, "H W C"]:
-    values_HWC: Float64[np.ndarray, "H W C"] = image_HWC.astype(np.float64)
+    values_HWC = image_HWC.astype(np.float64)
     finite = values_HWC[np.isfinite(values_HWC)]
     if finite.size == 0:
         return np.zeros(image_HWC.shape, dtype=np.uint8)
@@ -50,8 +42,7 @@ def _stretch(image_HWC: AnyImage) -> UInt8[np.ndarray, "H W C"]:
     # A flat image has nothing to stretch: it is shown as middle grey.
     unit_HWC = (values_HWC - low) / (high - low) if high > low else np.full(image_HWC.shape, 0.5)
     unit_HWC = np.nan_to_num(unit_HWC, nan=0.0, posinf=1.0, neginf=0.0)
-    bytes_HWC: UInt8[np.ndarray, "H W C"] = np.rint(unit_HWC.clip(0, 1) * 255).astype(np.uint8)
-    return bytes_HWC
+    return np.asarray(np.rint(unit_HWC.clip(0, 1) * 255), np.uint8)
 
 
 def small_overlay(
@@ -70,11 +61,7 @@ def small_overlay(
 def overlay(
     image_HWC: AnyImage, mask_HW: Mask, *, colour: Colour = SKY_BLUE, strength: float = 0.4
 ) -> Rgb:
-    """Lay a colour over the masked part of an image, with an outline seen on any background.
-
-    The image may be of any type and number of channels; `strength` of the colour (0 to 255 each)
-    inside the outline is from 0 (none) to 1 (nothing else).
-    """
+    """Lay a colour over the masked part of any image, with an outline seen on all ground."""
     assert image_HWC.shape[:2] == mask_HW.shape, "image and mask are of one size"
     painted_HW3 = _tint(for_display(image_HWC), mask_HW, colour, strength)
     width = max(1, round(min(mask_HW.shape) / 160))  # as broad to the eye in small and large
@@ -83,19 +70,13 @@ def overlay(
     return painted_HW3
 
 
-def soft_alpha(
-    mask_HW: Mask, probability_HW: Float32[np.ndarray, "H W"], threshold: float
-) -> Float32[np.ndarray, "H W"]:
-    """Fade a mask over its outline, by how far the probability is from the threshold there.
-
-    The distance from the outline, in parts of a pixel, is the probability's difference from the
-    threshold over its slope; further away than `FADE` pixels the mask alone decides.
-    """
+def soft_alpha(mask_HW: Mask, probability_HW: Probability, threshold: float) -> Probability:
+    """Fade a mask over `FADE` pixels by the probability's distance to threshold over slope."""
     from scipy import ndimage  # its import would slow every start
 
     inner_HW = ndimage.binary_erosion(mask_HW, iterations=FADE, border_value=1)
     near_HW = ndimage.binary_dilation(mask_HW, iterations=FADE) & ~inner_HW
-    alpha_HW: Float32[np.ndarray, "H W"] = inner_HW.astype(np.float32)
+    alpha_HW: Probability = inner_HW.astype(np.float32)
     if near_HW.any():
         slope_HW = np.hypot(*np.gradient(ndimage.gaussian_filter(probability_HW, 1.0)))
         distance_N = (probability_HW[near_HW] - threshold) / np.maximum(slope_HW[near_HW], 1e-3)
@@ -103,18 +84,12 @@ def soft_alpha(
     return alpha_HW
 
 
-def cutout(image_HWC: AnyImage, alpha_HW: Float32[np.ndarray, "H W"]) -> Rgba:
-    """Cut an object out of an image; all else is transparent.
-
-    Where the alpha is between 0 and 1 the background shines through the image's colours: the mean
-    of the object's own colours near by replaces them, so that no rim of the old background stays.
-
-    Args:
-        image_HWC: an image of any type and number of channels.
-        alpha_HW: opacity in [0, 1].
-    """
+def cutout(image_HWC: AnyImage, alpha_HW: Probability) -> Rgba:
+    """Cut an object out of any image by an opacity in [0, 1]; all else is transparent."""
     from scipy import ndimage
 
+    # The background shines through the colours where alpha is between 0 and 1: the mean of the
+    # object's own colours near by replaces them, so that no rim of the old background stays.
     assert image_HWC.shape[:2] == alpha_HW.shape, "image and alpha are of one size"
     image_HW3, solid_HW = for_display(image_HWC), alpha_HW >= 1
     weight_HW = ndimage.gaussian_filter(solid_HW.astype(np.float32), 2 * FADE)
@@ -146,7 +121,6 @@ def on_colour(cut_HW4: Rgba, colour: Colour) -> Rgb:
 
 
 def _tint(image_HW3: Rgb, mask_HW: Mask, colour: Colour, strength: float) -> Rgb:
-    """Mix a colour into the masked pixels of a copy of the image."""
     painted_HW3 = image_HW3.copy()
     mixed_N3 = (1 - strength) * image_HW3[mask_HW] + strength * np.array(colour)
     painted_HW3[mask_HW] = np.rint(mixed_N3).astype(np.uint8)

@@ -8,6 +8,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -16,24 +17,17 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from binseg.metrics.counts import scored_images
 from binseg.metrics.registry import METRICS, Metric, OutlineMetric, PixelMetric, ProbabilityMetric
 from binseg.metrics.summary import mark_of
 from binseg.report import charts
 from binseg.report.gallery import GalleryItem
-from binseg.report.overlay import (
-    ERROR_COLOURS,
-    EXTRA,
-    IGNORED,
-    MISSED,
-    Mask,
-    error_map,
-    for_display,
-)
+from binseg.report.overlay import ERROR_COLOURS, EXTRA, IGNORED, MISSED, error_map, for_display
 from binseg.report.plots import Colour
 from binseg.report.rendering import asset, data_uri, readable, render
 from binseg.storage import write_text
 from binseg.transforms.geometry import resize_image, resize_mask
-from binseg.types import Figure, ImageScores, Report, Size
+from binseg.types import Figure, ImageScores, Mask, Report, Size
 
 MAX_OWN_COLUMNS = 5
 LONGEST_SIDE = 320
@@ -71,8 +65,12 @@ def write_page(
         found = report.intervals.get(kind, {}).get(size, {}).get(score)
         return Figure(value=table[size][score], interval=found)
 
-    columns = image_columns(report)
-    data = table_data(report, columns)
+    columns = _columns(report)
+    data: dict[str, object] = {
+        "columns": [{"kind": column.kind, "digits": column.digits} for column in columns],
+        "rows": [[column.cell(one) for column in columns] for one in report.images],
+        "marks": [mark_of(one) for one in report.images],
+    }
     start = 0
     if report.sweep is not None:
         start = charts.nearest_threshold(report.sweep, report.threshold)
@@ -97,11 +95,7 @@ def write_page(
         metrics=METRICS,
         average=average,
         charts=charts,
-        dices=[
-            one.scores["original"]["dice"]
-            for one in report.images
-            if one.counts["original"].num_valid
-        ],
+        dices=[one.scores["original"]["dice"] for one in scored_images(report.images, "original")],
         start=start,
         galleries=[(title, list(islice(cards, len(own)))) for title, own in galleries if items],
         swatches=[name for name in ERROR_COLOURS if has_ignored or name != IGNORED],
@@ -120,7 +114,6 @@ def _term_of(note: str) -> tuple[str, str]:
 
 
 def _hash(text: str) -> str:
-    """Name a style or script for a security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -135,27 +128,21 @@ class Column:
     digits: int = 4
 
 
-def image_columns(report: Report) -> tuple[Column, ...]:
+def _columns(report: Report) -> list[Column]:
     """List the columns that this report can fill; the first is the id, the second Dice."""
     images = report.images
     found = [_score_column(one, report) for one in METRICS.values() if one.is_main]
-    columns = [
-        Column(label="image", kind="text", cell=lambda one: readable(one.id)),
-        *(one for one in found if one is not None),
-        Column(label="object", about="share", cell=_share),
-    ]
+    columns = [_text_column("image", lambda one: one.id), *filter(None, found)]
+    columns.append(Column(label="object", about="share", cell=_share))
     if any(one.objects is not None for one in images):
         columns.append(Column(label="found", about="objects", cell=_found))
     if any(one.group is not None for one in images):
-        columns.append(
-            Column(label="group", kind="text", cell=lambda one: readable(one.group or ""))
-        )
-    names = dict.fromkeys(name for one in images for name in one.columns)
-    return (*columns, *(_own_column(name) for name in list(names)[:MAX_OWN_COLUMNS]))
+        columns.append(_text_column("group", lambda one: one.group or ""))
+    names = [*dict.fromkeys(name for one in images for name in one.columns)][:MAX_OWN_COLUMNS]
+    return columns + [_text_column(name, partial(_own_text, name)) for name in names]
 
 
 def _score_column(metric: Metric, report: Report) -> Column | None:
-    """Show a score that single images of the report have."""
 
     def scores_of(one: ImageScores) -> Mapping[str, float] | None:
         if isinstance(metric, PixelMetric):
@@ -195,37 +182,16 @@ def _found(one: ImageScores) -> Cell:
     return [share, f"{counts.num_matched} of {counts.num_true}"]
 
 
-def _own_column(name: str) -> Column:
-    return Column(
-        label=readable(name), kind="text", cell=lambda one: readable(one.columns.get(name, ""))
-    )
+def _own_text(name: str, one: ImageScores) -> str:
+    return one.columns.get(name, "")
 
 
-def table_data(report: Report, columns: tuple[Column, ...]) -> dict[str, object]:
-    """Give kinds, rows and marks as what JSON takes."""
-    return {
-        "columns": [{"kind": column.kind, "digits": column.digits} for column in columns],
-        "rows": [[column.cell(one) for column in columns] for one in report.images],
-        "marks": [mark_of(one) for one in report.images],
-    }
+def _text_column(name: str, text_of: Callable[[ImageScores], str]) -> Column:
+    return Column(label=readable(name), kind="text", cell=lambda one: readable(text_of(one)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """A small image with its error map, and all that the viewer shows; images are addresses."""
-
-    number: int
-    id: str
-    dice: str
-    width: int
-    height: int
-    image: str
-    errors: str
-    truth: str
-    prediction: str
-
-
-def _card(item: GalleryItem, number: int) -> Card:
+def _card(item: GalleryItem, number: int) -> dict[str, object]:
+    """Give a small image with its error map, and all that the viewer shows, to the template."""
     height, width = item.image_HWC.shape[:2]
     factor = min(1.0, LONGEST_SIDE / max(height, width))
     size = max(1, round(height * factor)), max(1, round(width * factor))
@@ -240,18 +206,18 @@ def _card(item: GalleryItem, number: int) -> Card:
         data_uri(Image.fromarray(each), "jpeg", quality=_JPEG_QUALITY, subsampling=0)
         for each in (image_HW3, errors_HW3)
     )
-    return Card(
-        number=number,
-        id=item.id,
-        dice=f"Dice {item.dice:.4f}",
-        width=size[1],
-        height=size[0],
-        image=image,
-        errors=errors,
+    return {
+        "number": number,
+        "id": item.id,
+        "dice": f"Dice {item.dice:.4f}",
+        "width": size[1],
+        "height": size[0],
+        "image": image,
+        "errors": errors,
         # In the error map these are the colours of what only the truth has, or the prediction.
-        truth=_layer(truth_HW & valid_HW, ERROR_COLOURS[MISSED]),
-        prediction=_layer(prediction_HW, ERROR_COLOURS[EXTRA]),
-    )
+        "truth": _layer(truth_HW & valid_HW, ERROR_COLOURS[MISSED]),
+        "prediction": _layer(prediction_HW, ERROR_COLOURS[EXTRA]),
+    }
 
 
 def _layer(mask_HW: Mask, colour: Colour) -> str:

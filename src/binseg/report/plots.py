@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -30,13 +30,8 @@ WHITE: Colour = (255, 255, 255)
 
 _DPI = 120
 _EAST_ASIAN_FONTS = (
-    "Noto Sans CJK TC",
-    "Noto Sans TC",
-    "Noto Sans CJK JP",
-    "PingFang TC",
-    "Microsoft JhengHei",
-    "WenQuanYi Zen Hei",
-    "Arial Unicode MS",
+    *("Noto Sans CJK TC", "Noto Sans TC", "Noto Sans CJK JP", "PingFang TC"),
+    *("Microsoft JhengHei", "WenQuanYi Zen Hei", "Arial Unicode MS"),
 )
 
 
@@ -49,11 +44,7 @@ def unit(colour: Colour) -> tuple[float, float, float]:
 def new_figure(
     width: float, height: float, *, purpose: str, placed_by_hand: bool = False
 ) -> "Figure":
-    """Open a white figure, `width` x `height` inches, that belongs to nobody else.
-
-    `purpose` goes into the MissingExtraError where matplotlib is missing. Axes are fitted to their
-    labels, unless the caller places them by hand.
-    """
+    """Open a white figure (inches) of nobody else's; `purpose` is for MissingExtraError."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -91,10 +82,8 @@ def style_axes(axes: "Axes", *, x: str, y: str = "", title: str = "") -> None:
     axes.tick_params(colors=ink, labelsize=9, length=3, color=unit(GREY))
     axes.grid(visible=True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(unit(GREY))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(unit(GREY))
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
@@ -106,6 +95,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
 
 
 Row = Mapping[str, float | str | None]
+Column = Float64[np.ndarray, " E"]  # One figure of every epoch
 Monitor = Literal["dice", "loss"]
 NUM_BINS = 20
 POOR = 0.5
@@ -119,11 +109,7 @@ def plot_curves(
     monitor: Monitor = "dice",
     full: float | None = None,
 ) -> None:
-    """Plot loss, Dice and learning rate by epoch as PNG, and mark the best epoch in all three.
-
-    The rows are those of metrics.csv; a missing or empty figure leaves a gap. `monitor` is the
-    figure that chose the best epoch, `full` the shipped model's Dice on all validation images.
-    """
+    """Plot loss, Dice and rate by epoch; `monitor` chose the best, `full` is all images' Dice."""
     assert rows, "at least one epoch"
     figure = new_figure(13, 4.2, purpose="plotting curves")
     set_title(figure, title)
@@ -169,18 +155,13 @@ def best_epoch(rows: Sequence[Row], *, monitor: Monitor = "dice") -> int | None:
     return None if np.isnan(values_E).all() else int(np.nanargmax(values_E))
 
 
-def column(rows: Sequence[Row], name: str) -> Float64[np.ndarray, " E"]:
+def column(rows: Sequence[Row], name: str) -> Column:
     """One figure of every epoch; nan where it is absent or empty."""
     values = [row.get(name) for row in rows]
     return np.array([float(value) if value not in (None, "") else np.nan for value in values])
 
 
-def _line(
-    axes: "Axes",
-    epochs_E: Float64[np.ndarray, " E"],
-    values_E: Float64[np.ndarray, " E"],
-    colour: Colour,
-) -> None:
+def _line(axes: "Axes", epochs_E: Column, values_E: Column, colour: Colour) -> None:
     # Points for short runs: a line through a single epoch can't be seen.
     marker = "o" if len(values_E) <= 12 else ""
     axes.plot(epochs_E, values_E, color=unit(colour), marker=marker, markersize=4)
@@ -201,7 +182,7 @@ def _add_legend(figure: "Figure", epoch: float | None, monitor: Monitor) -> None
     figure.legend(handles=lines, loc="upper right", ncols=len(lines), frameon=False, fontsize=9)
 
 
-def _epoch_ticks(axes: "Axes", epochs_E: Float64[np.ndarray, " E"]) -> None:
+def _epoch_ticks(axes: "Axes", epochs_E: Column) -> None:
     """Put ticks at whole epochs of the run only, with room around a single one."""
     from matplotlib.ticker import MaxNLocator
 
@@ -228,15 +209,9 @@ def plot_histogram(
     style_axes(axes, x=f"{name} of an image", y="number of images")
     axes.grid(visible=False, axis="x")
     heights, edges = np.histogram(scores_N, bins=np.linspace(0, 1, NUM_BINS + 1))
-    axes.bar(
-        edges[:-1],
-        heights,
-        width=1 / NUM_BINS,
-        align="edge",
-        color=[unit(ORANGE if low < POOR - 1e-9 else BLUE) for low in edges[:-1]],
-        edgecolor="white",
-        linewidth=1,
-    )
+    colours = [unit(ORANGE if low < POOR - 1e-9 else BLUE) for low in edges[:-1]]
+    look: dict[str, Any] = {"color": colours, "edgecolor": "white", "linewidth": 1}
+    axes.bar(edges[:-1], heights, width=1 / NUM_BINS, align="edge", **look)
     mean, median, num_poor = scores_N.mean(), np.median(scores_N), int((scores_N < POOR).sum())
     axes.axvline(mean, color=unit(VERMILLION), label=f"mean {mean:.4f}")
     axes.axvline(median, color=unit(INK), linestyle="--", label=f"median {median:.4f}")
@@ -246,15 +221,8 @@ def plot_histogram(
     axes.set_xlim(0, 1)
     axes.set_xticks(np.linspace(0, 1, 11))
     # Between the title and the bars, where it can hide none.
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        borderaxespad=0.2,
-        borderpad=0,
-        ncols=3,
-        frameon=False,
-        fontsize=9,
-    )
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    axes.legend(**place, borderpad=0, ncols=3, frameon=False, fontsize=9)
     set_title(figure, title)
     save_figure(figure, path)
 
@@ -272,12 +240,7 @@ def plot_rates(
     axes.plot(list(rates), list(losses), color=unit(BLUE), linewidth=1.8)
     if suggested is not None:
         axes.axvline(suggested, color=unit(VERMILLION), linewidth=1.2, linestyle="--")
-        axes.annotate(
-            f"suggested {suggested:.1e}",
-            (suggested, max(losses)),
-            xytext=(4, -4),
-            textcoords="offset points",
-            color=unit(VERMILLION),
-            va="top",
-        )
+        style: dict[str, Any] = {"color": unit(VERMILLION), "va": "top"}
+        told = f"suggested {suggested:.1e}"
+        axes.annotate(told, (suggested, max(losses)), (4, -4), textcoords="offset points", **style)
     save_figure(figure, path)

@@ -19,9 +19,9 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from binseg.report.overlay import AnyImage, Mask, small_overlay
+from binseg.report.overlay import small_overlay
 from binseg.storage import csv_text, write_text
-from binseg.types import Finding
+from binseg.types import AnyImage, Finding, Mask
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,10 +60,8 @@ def readable(text: str) -> str:
     'cat\ufffd[31m\\udcff'
     """
     whole = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(
-        "\ufffd" if unicodedata.category(letter) == "Cc" and letter not in "\n\t" else letter
-        for letter in whole
-    )
+    odd = {x for x in whole if unicodedata.category(x) == "Cc" and x not in "\n\t"}
+    return whole.translate(dict.fromkeys(map(ord, odd), "\ufffd"))
 
 
 @cache
@@ -104,15 +102,12 @@ def write_doctor_page(
     thumbs: Mapping[str, UInt8[np.ndarray, "h w 3"]],
     titles: Mapping[str, str],
 ) -> None:
-    """Write the page of the data set `title`; OutputError if the disk refuses.
-
-    `facts` are label and text, `findings` the worst first, `shares` the share of foreground of each
-    mask, `thumbs` small images by id with their masks, `titles` headings by code of the findings.
-    """
+    """Write a data set's page: facts, findings, shares of foreground, thumbs; OutputError."""
     of_code: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         of_code[finding.code].append(finding)
     counts, _ = np.histogram(np.asarray(shares), bins=20, range=(0.0, 1.0))
+    drawn = {id_: Image.fromarray(thumb) for id_, thumb in thumbs.items()}
     page = render(
         "doctor.html",
         title=title,
@@ -122,10 +117,7 @@ def write_doctor_page(
         num_masks=len(shares),
         bars=counts.tolist(),
         kinds=[(titles.get(code, code), alike) for code, alike in of_code.items()],
-        uris={
-            id_: data_uri(Image.fromarray(thumb), "jpeg", quality=82)
-            for id_, thumb in thumbs.items()
-        },
+        uris={id_: data_uri(one, "jpeg", quality=82) for id_, one in drawn.items()},
         most_findings=MAX_FINDINGS_SHOWN,
         most_images=MAX_IMAGES_SHOWN,
     )

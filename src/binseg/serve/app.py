@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from ipaddress import ip_address
-from typing import Protocol
+from typing import TYPE_CHECKING, Union
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI
@@ -20,8 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from binseg.errors import UsageError
 from binseg.serve import job_routes, routes
-from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal, add_handlers
+
+if TYPE_CHECKING:
+    from binseg.serve.label_routes import LabelService
+    from binseg.serve.service import Service
 
 _LOG = logging.getLogger("binseg.serve")
 OWN_ROUTERS = (routes.router, job_routes.router)  # The routes of `binseg serve`
@@ -77,20 +80,8 @@ class Access:
             )
 
 
-class Served(Protocol):
-    """The side of a service that the application sees; `Service` and `LabelService` are such."""
-
-    limits: Limits
-    is_ready: bool
-
-    def open(self) -> None:
-        """Start what works behind."""
-
-    def close(self) -> None:
-        """Finish what was begun."""
-
-    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request."""
+Served = Union["Service", "LabelService"]
+"""A service that the application puts behind HTTP."""
 
 
 def create_app(
@@ -185,31 +176,20 @@ class _AccessControl:
         host, origin = headers.get("host", ""), headers.get("origin")
         name = _name_of(host)
         if _head_bytes(scope) > self._max_head_bytes:
-            return Refusal(
-                431,
-                "head_too_large",
-                f"Address and headers have more than {self._max_head_bytes} bytes.",
-            )
+            told = f"Address and headers have more than {self._max_head_bytes} bytes."
+            return Refusal(431, "head_too_large", told)
         # A name can be made to lead here by whoever owns it, a number can't.
         if self._hosts and name not in self._hosts and not _is_number(name):
-            return Refusal(
-                403,
-                "wrong_host",
-                "This server isn't called by that name; --allow-host NAME adds one.",
-            )
+            told = "This server isn't called by that name; --allow-host NAME adds one."
+            return Refusal(403, "wrong_host", told)
         if origin is not None and not self._may_use(origin, scope["scheme"], host):
-            return Refusal(
-                403, "wrong_origin", "That web page may not use this server; --cors lists who may."
-            )
+            told = "That web page may not use this server; --cors lists who may."
+            return Refusal(403, "wrong_origin", told)
         path: str = scope["path"]
         is_open = scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith(_OPEN))
         if self._token and not is_open and not _bears(headers, self._token):
-            return Refusal(
-                401,
-                "token",
-                "A token is needed: send the header Authorization: Bearer TOKEN.",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            told = "A token is needed: send the header Authorization: Bearer TOKEN."
+            return Refusal(401, "token", told, headers={"WWW-Authenticate": "Bearer"})
         return None
 
     def _may_use(self, origin: str, scheme: str, host: str) -> bool:

@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from itertools import islice, zip_longest
 
 import numpy as np
@@ -44,22 +45,16 @@ class _Order:
 
     def settle(self, error: Exception | None) -> None:
         """Answer, unless the one who asked has gone."""
-        try:
+        with suppress(InvalidStateError):
             if error is None:
                 self.future.set_result(self.maps_NHW)
             else:
                 self.num_begun = len(self.inputs_NHWC)
                 self.future.set_exception(error)
-        except InvalidStateError:
-            assert self.future.cancelled(), "an order is answered once"
 
 
 class Batcher:
-    """A thread that computes what is waiting, as many inputs at once as the model takes.
-
-    It waits, `wait` seconds at most, only for images known to be on their way (`expected`). An
-    image of many tiles shares its batches, so that it holds up nobody.
-    """
+    """A thread that computes what waits; it waits `wait` seconds itself for what is `expected`."""
 
     def __init__(
         self,
@@ -70,11 +65,8 @@ class Batcher:
         wait: float = 0.004,
         told: Callable[[int], None] = lambda num: None,
     ) -> None:
-        self._compute = compute
-        self._batch_size = batch_size
-        self._expected = expected
-        self._wait = wait
-        self._told = told
+        self._compute, self._batch_size = compute, batch_size
+        self._expected, self._wait, self._told = expected, wait, told
         self._orders: list[_Order] = []
         self._changed = threading.Condition()
         self._closed = False

@@ -87,9 +87,8 @@ def media_of(request: Request, offered: tuple[str, ...]) -> str:
     accept = request.headers.get("accept", "").strip() or "*/*"
     best = max(offered, key=lambda media: _quality(accept, media))
     if _quality(accept, best) == 0:
-        raise Refusal(
-            406, "not_acceptable", f"This comes as {' or '.join(offered)}; Accept excludes those."
-        )
+        told = f"This comes as {' or '.join(offered)}; Accept excludes those."
+        raise Refusal(406, "not_acceptable", told)
     return best
 
 
@@ -99,13 +98,11 @@ def _quality(accept: str, media: str) -> float:
     found = (-1, 0.0)
     for part in accept.lower().split(","):
         kind, *settings = (piece.strip() for piece in part.split(";"))
-        quality = 1.0
-        for setting in settings:
-            if setting.startswith("q="):
-                try:
-                    quality = min(1.0, max(0.0, float(setting[2:])))
-                except ValueError:
-                    quality = 0.0
+        asked = next((one for one in settings if one.startswith("q=")), "q=1")
+        try:
+            quality = min(1.0, max(0.0, float(asked[2:])))
+        except ValueError:
+            quality = 0.0
         if kind in ranges and ranges.index(kind) > found[0]:
             found = (ranges.index(kind), quality)
     return found[1]
@@ -130,9 +127,8 @@ async def chunks_of(
         try:
             message = await asyncio.wait_for(request.receive(), max(0.0, until - time.monotonic()))
         except TimeoutError:
-            raise Refusal(
-                408, "too_slow", f"The body came too slowly: {total} bytes so far."
-            ) from None
+            told = f"The body came too slowly: {total} bytes so far."
+            raise Refusal(408, "too_slow", told) from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         more = message.get("more_body", False)
@@ -164,9 +160,8 @@ async def read_uploads(
         chunks = chunks_of(request, max_bytes=limits.max_bytes, limits=limits, reserved=reserved)
         data = b"".join([chunk async for chunk in chunks])
         if not data:
-            raise Refusal(
-                422, "unreadable_image", "The body is empty; send an image's bytes, or a form."
-            )
+            told = "The body is empty; send an image's bytes, or a form."
+            raise Refusal(422, "unreadable_image", told)
         return [Upload(name=UNNAMED, data=data)]
     field = "files" if many else "file"
     max_bytes = (4 if many else 1) * limits.max_bytes + _FORM_EXTRA
@@ -212,8 +207,5 @@ def plain_name(name: str) -> str:
 
 def _check_size(num_bytes: int, most: int) -> None:
     if num_bytes > most:
-        raise Refusal(
-            413,
-            "too_large",
-            f"More than {most / 1e6:,.0f} MB, which is the most that this server accepts at once.",
-        )
+        told = f"More than {most / 1e6:,.0f} MB, which is the most that this server accepts at once"
+        raise Refusal(413, "too_large", f"{told}.")

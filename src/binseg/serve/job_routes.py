@@ -157,10 +157,8 @@ def _check_room(service: Service, path: Path, *, coming: int = 0) -> None:
     free = shutil.disk_usage(path.parent).free  # the result needs as much as the image
     is_full = store.num_bytes() + coming > limits.max_jobs_bytes or len(store) >= limits.max_jobs
     if is_full or 2 * coming + _CHUNK > free:
-        raise Refusal(
-            429,
-            "jobs_full",
+        told = (
             "There is no room for further jobs; fetch the results of finished ones and remove them "
-            "(DELETE /v1/jobs/ID), or try again later.",
-            headers={"Retry-After": "60"},
+            "(DELETE /v1/jobs/ID), or try again later."
         )
+        raise Refusal(429, "jobs_full", told, headers={"Retry-After": "60"})

@@ -53,11 +53,7 @@ class Job:
 
 
 class JobStore:
-    """All jobs of a state folder, which belongs to one server at a time.
-
-    A job's facts are on disk before its client hears of it, and its result is whole before they say
-    so; a copy in memory answers. Raises OutputError, and UsageError for another server's folder.
-    """
+    """All jobs of a state folder, which belongs to one server; what it tells is on disk already."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Num
@@ -53,13 +53,11 @@ class _Work(Silent):
     @contextmanager
     def task(self, label: str, *, total: int | None) -> Iterator[Task]:
         """Begin to count up to `total`."""
-        del label
         self._done, self._total = 0, total or 1
         yield self
 
     def advance(self, num: int = 1, /, **figures: float) -> None:
         """Count."""
-        del figures
         self._done += num
         self.progress = min(1.0, self._done / self._total)
         self.check()
@@ -179,13 +177,9 @@ class JobWorker:
         is_large = survey.needs_windows
         if is_large and query.output == "probability":
             options = replace(options, outputs=("probability",))
-        image = _JobImage(
-            path=folder / IMAGE,
-            relative=Path(IMAGE),
-            kind="large" if is_large else "image",
-            title=job.name,
-            cage=self._cage,
-        )
+        place: Any = {"path": folder / IMAGE, "relative": Path(IMAGE), "title": job.name}
+        kind: Literal["image", "large"] = "large" if is_large else "image"
+        image = _JobImage(**place, kind=kind, cage=self._cage)
         sink = _JobSink(query.output, folder)
         done = run(ListedSource([image]), model.predictor, sink, options, progress=current)
         if done.failures:
@@ -254,26 +248,18 @@ def check_job(cage: Cage, path: Path, output: Output, *, name: str, limits: Limi
             f"{name}: images above 64 megapixels and stacks come as mask or probability"
         )
     if survey.num_pixels > limits.max_job_pixels:
-        raise Refusal(
-            413,
-            "too_many_pixels",
-            f"{name}: {survey.num_pixels / 1e6:,.0f} megapixels on {survey.num_pages} pages; jobs "
-            f"may have up to {limits.max_job_pixels / 1e6:,.0f}.",
-        )
+        told = f"{survey.num_pixels / 1e6:,.0f} megapixels on {survey.num_pages} pages"
+        most = f"jobs may have up to {limits.max_job_pixels / 1e6:,.0f}"
+        raise Refusal(413, "too_many_pixels", f"{name}: {told}; {most}.")
 
 
 def facts_of(job: Job, worker: JobWorker) -> dict[str, Any]:
     """Show a job as clients see it."""
-    facts: dict[str, Any] = {
-        "id": job.id,
-        "state": job.state,
-        "progress": round(worker.progress(job), 4),
-        "location": f"/v1/jobs/{job.id}",
-        "model": job.model,
-        "name": job.name,
-    }
+    shown, place = ("id", "state", "model", "name"), f"/v1/jobs/{job.id}"
+    facts: dict[str, Any] = {name: getattr(job, name) for name in shown}
+    facts |= {"progress": round(worker.progress(job), 4), "location": place}
     if job.state == "done":
-        facts["result"] = f"/v1/jobs/{job.id}/result"
+        facts["result"] = f"{place}/result"
     if job.state == "failed":
         facts["error"] = {"code": job.code, "message": job.message}
     return facts

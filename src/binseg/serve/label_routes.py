@@ -20,7 +20,7 @@ from binseg.labeling.working_image import to_rgb
 from binseg.serve.incoming import chunks_of
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import DOCUMENTED, Refusal, documented
-from binseg.serve.routes import PAGE, binary_response, healthz, readyz
+from binseg.serve.routes import PAGE, binary_response, healthz, readyz, service_of
 
 _MOST_BODY = 2_000_000
 _MOST_SHOWN = 16_000_000
@@ -36,10 +36,15 @@ router.add_api_route("/readyz", readyz, tags=["service"], responses=documented(4
 Side = Annotated[int, Field(ge=-_FARTHEST, le=_FARTHEST)]
 
 
-class Tile(BaseModel):
+class _Sent(BaseModel):
+    """The base of what the page sends."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Tile(_Sent):
     """The query for a square of an image."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str
     row: Side
     column: Side
@@ -47,10 +52,9 @@ class Tile(BaseModel):
     stretch: bool = False
 
 
-class Part(BaseModel):
+class Part(_Sent):
     """The query for a part of what is shown."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str
     top: Side
     left: Side
@@ -63,10 +67,9 @@ class Part(BaseModel):
     """Wait for the finest answer."""
 
 
-class Action(BaseModel):
+class Action(_Sent):
     """The base of what the page sends about an image."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     name: str
     client: str | None = Field(default=None, max_length=64)
     """The page's own name for the request: sent twice, it counts once."""
@@ -119,10 +122,9 @@ class Skipping(Action):
     """Leave an image out."""
 
 
-class Training(BaseModel):
+class Training(_Sent):
     """Begin to train for real, with a budget in minutes; the status tells how far it is."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     minutes: float = Field(gt=0.2, le=24 * 60)
 
 
@@ -149,10 +151,8 @@ ACTIONS: dict[str, tuple[type[BaseModel], Callable[..., int | None]]] = {
 class LabelService:
     """A session as the application needs a service; it is closed with the server."""
 
-    def __init__(self, session: Session, *, limits: Limits | None = None) -> None:
-        self.session = session
-        self.limits = limits or Limits()
-        self.is_ready = False
+    def __init__(self, session: Session) -> None:
+        self.session, self.limits, self.is_ready = session, Limits(), False
         self.tiles = _Tiles(session)
         self.waiting = ThreadPoolExecutor(32, thread_name_prefix="binseg-masks")
         """Requests for masks, which wait for an engine, so that no stroke waits behind them."""
@@ -171,12 +171,7 @@ class LabelService:
         """Count nothing: one person's page has no monitoring."""
 
 
-async def _service(request: Request) -> LabelService:
-    service: LabelService = request.app.state.service
-    return service
-
-
-Parts = Annotated[LabelService, Depends(_service)]
+Parts = Annotated[LabelService, Depends(service_of)]
 
 
 @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -239,15 +234,9 @@ async def mask(query: Annotated[Part, Query()], service: Parts) -> Response:
         raise Refusal(422, "bad_parameter", "Ask for a part of the image that isn't empty.")
     if height * width >> (2 * query.level) > _MOST_SHOWN:
         raise Refusal(413, "too_large", "Ask for fewer pixels, or for a higher level.")
-    look = partial(
-        service.session.shown,
-        query.name,
-        (query.top, query.left, query.bottom, query.right),
-        level=query.level,
-        after=query.after,
-        wait=_WAIT_S,
-        fine=query.fine,
-    )
+    how = query.model_dump(include={"level", "after", "fine"})
+    box = (query.top, query.left, query.bottom, query.right)
+    look = partial(service.session.shown, query.name, box, wait=_WAIT_S, **how)
     shown = await asyncio.get_running_loop().run_in_executor(service.waiting, look)
     headers = {
         "X-Binseg-Engine": shown.engine,

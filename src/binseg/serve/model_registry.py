@@ -3,10 +3,9 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from binseg.errors import BundleError, UsageError
 from binseg.imageio import encode_image, read_image
@@ -107,53 +106,36 @@ class ModelRegistry:
         if len(found) == 1:
             return found[0]
         ids = ", ".join(f"{one.id} ({one.name})" for one in self._models)
-        raise Refusal(
-            404, "no_such_model", f"There is no such model; choose one of {ids}."[:_MAX_MESSAGE]
-        )
+        told = f"There is no such model; choose one of {ids}."
+        raise Refusal(404, "no_such_model", told[:_MAX_MESSAGE])
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """An image that may be shown to anyone."""
+class Example(NamedTuple):
+    """An image that may be shown to anyone, by its `facts`."""
 
-    name: str
-    title: str
-    credit: str
-    make: Callable[[], bytes]
+    facts: dict[str, str]
+    png: Callable[[], bytes]
 
-    def as_dict(self) -> dict[str, str]:
-        """The facts as plain data, for lists."""
-        return {"name": self.name, "title": self.title, "credit": self.credit}
 
-    @cached_property
-    def png(self) -> bytes:
-        """The image, as PNG."""
-        return self.make()
+def _example(make: Callable[[], bytes], name: str, title: str, credit: str) -> Example:
+    return Example({"name": name, "title": title, "credit": credit}, cache(make))
 
 
 def examples_for(registry: ModelRegistry) -> dict[str, Example]:
     """List images to try the models with; those of grey or colour bring their samples."""
+    source = "from the model's own data, at the size that it looks at"
+    shown = [one for one in registry if one.card.preprocessing.channels in (1, 3)]
     samples = [
-        Example(
-            name=f"sample-{model.id}.png",
-            title=f"A sample of {model.name}",
-            credit="from the model's own data, at the size that it looks at",
-            make=model.sample_png,
-        )
-        for model in registry
-        if model.card.preprocessing.channels in (1, 3)
+        _example(one.sample_png, f"sample-{one.id}.png", f"A sample of {one.name}", source)
+        for one in shown[:_MOST_SAMPLES]
     ]
-    cat = Example(
-        name="cat.png",
-        title="A cat",
-        credit="Chelsea, photographed by Stefan van der Walt (CC0)",
-        make=lambda: encode_image(read_image(photo_path())),
-    )
-    drawn = Example(name="drawn.png", title="Striped shapes", credit="drawn by binseg", make=_drawn)
-    return {one.name: one for one in (*samples[:_MOST_SAMPLES], cat, drawn)}
+    photo = "Chelsea, photographed by Stefan van der Walt (CC0)"
+    cat = _example(lambda: encode_image(read_image(photo_path())), "cat.png", "A cat", photo)
+    drawn = _example(_drawn, "drawn.png", "Striped shapes", "drawn by binseg")
+    return {one.facts["name"]: one for one in (*samples, cat, drawn)}
 
 
 def _drawn() -> bytes:

@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float32, Num, UInt8
 from binseg.errors import ImageError
 from binseg.imageio import ImageInfo, encode_image
 from binseg.imageio.cage import Cage
-from binseg.imageio.metadata import PixelSize
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import ModelPredictor
 from binseg.inference.quality import Quality
@@ -88,20 +87,13 @@ class Pipeline:
         start = time.perf_counter()
         predictor = model.predictor.with_options(wanted.options())
         judges = wanted.quality and predictor.judge is not None
+        keeps = "reduced" if judges or output == "json" else None
+        keeps = "whole" if output in ("overlay", "cutout") else keeps
         self.num_coming += 1
         try:
+            how: dict[str, Any] = {"limits": self._limits, "reserved": reserved, "keeps": keeps}
             predictor, image_HWC, facts, inputs_NHWC = await self.in_thread(
-                take_in,
-                self.cage,
-                sent,
-                predictor,
-                limits=self._limits,
-                reserved=reserved,
-                keeps="whole"
-                if output in ("overlay", "cutout")
-                else "reduced"
-                if judges or output == "json"
-                else None,
+                take_in, self.cage, sent, predictor, **how
             )
             assert model.batcher is not None, "models are open while the server runs"
             maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))
@@ -110,13 +102,13 @@ class Pipeline:
         data, media, quality = await self.in_thread(
             _encode, predictor, image_HWC, maps_NHW, facts=facts, output=output, judges=judges
         )
-        height, width = facts["size"]
+        (height, width), pixel = facts["size"], facts["pixel_size"]
         headers = {
             "X-Binseg-Model": model.id,
             "X-Binseg-Threshold": repr(predictor.threshold),
             "X-Binseg-Size": f"{width}x{height}",
             "X-Binseg-Seconds": f"{time.perf_counter() - start:.4f}",
-            **_pixel_header(facts["pixel_size"]),
+            **({"X-Binseg-Pixel-Um": f"{pixel.width:g}x{pixel.height:g}"} if pixel else {}),
             **quality_header(quality),
         }
         return Response(data, media_type=media, headers=headers)
@@ -131,19 +123,15 @@ class Pipeline:
 def _check_header(info: ImageInfo, *, name: str, limits: Limits) -> None:
     """Refuse what is too large, or a stack, before it is unpacked."""
     if info.num_pages > 1:
-        raise Refusal(
-            422,
-            "stack",
-            f"{name}: a stack of {info.num_pages} pages; send it as a job (POST /v1/jobs).",
-        )
+        told = f"{name}: a stack of {info.num_pages} pages; send it as a job (POST /v1/jobs)."
+        raise Refusal(422, "stack", told)
     if info.height * info.width > limits.max_pixels or _num_bytes(info) > 8 * limits.max_pixels:
-        raise Refusal(
-            413,
-            "too_many_pixels",
+        told = (
             f"{name}: {info.width} x {info.height} pixels of {info.channels} channels; up to "
             f"{limits.max_pixels / 1e6:,.0f} megapixels are answered at once. Send it as a job "
-            "(POST /v1/jobs), or smaller.",
+            "(POST /v1/jobs), or smaller."
         )
+        raise Refusal(413, "too_many_pixels", told)
 
 
 def take_in(
@@ -173,12 +161,9 @@ def take_in(
         num_inputs = len(placements)
         input_pixels = num_inputs * placements[0].height * placements[0].width
         if num_inputs > 1 and input_pixels > _MOST_INPUT * limits.max_pixels:
-            raise Refusal(
-                413,
-                "too_many_pixels",
-                f"{name}: at this model's scale it makes {num_inputs:,} tiles, too many at once; "
-                "send it as a job (POST /v1/jobs).",
-            )
+            told = f"at this model's scale it makes {num_inputs:,} tiles, too many at once"
+            hint = "send it as a job (POST /v1/jobs)"
+            raise Refusal(413, "too_many_pixels", f"{name}: {told}; {hint}.")
         per_pixel = preprocessing.channels + 4
         reserved.grow(_num_bytes(info) + 6 * info.height * info.width + per_pixel * input_pixels)
         size = (info.height, info.width)
@@ -193,11 +178,6 @@ def take_in(
     if keeps is None:
         image_HWC = np.broadcast_to(np.uint8(0), (*size, 1))
     return fit, image_HWC, facts, inputs_NHWC
-
-
-def _pixel_header(found: PixelSize | None) -> dict[str, str]:
-    """Say how wide and tall a pixel is, in micrometres, where the file does."""
-    return {"X-Binseg-Pixel-Um": f"{found.width:g}x{found.height:g}"} if found else {}
 
 
 def quality_header(found: Quality | None) -> dict[str, str]:
@@ -229,12 +209,11 @@ def check_outline(mask_HW: Bool[np.ndarray, "H W"]) -> None:
     length = np.count_nonzero(mask_HW[:, 1:] != mask_HW[:, :-1])
     length += np.count_nonzero(mask_HW[1:] != mask_HW[:-1])
     if length > _MOST_OUTLINE:
-        raise Refusal(
-            422,
-            "too_many_outlines",
+        told = (
             f"The mask's outlines are {length:,} pixels long, too many for JSON; choose another "
-            "threshold or a larger min_area, or take the mask.",
+            "threshold or a larger min_area, or take the mask."
         )
+        raise Refusal(422, "too_many_outlines", told)
 
 
 def _encode(

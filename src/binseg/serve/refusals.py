@@ -42,9 +42,7 @@ class Refusal(Exception):  # noqa: N818 - it is a response, not a failure of our
 
     def response(self) -> JSONResponse:
         """The refusal as a response of HTTP."""
-        return JSONResponse(
-            {"error": self.as_dict()}, status_code=self.status, headers=self.headers
-        )
+        return JSONResponse({"error": self.as_dict()}, self.status, headers=self.headers)
 
     def as_dict(self) -> dict[str, str]:
         """Code and message, as they stand in lists of results."""

@@ -41,12 +41,12 @@ _Result = tuple[Upload, Response | Refusal]
 router = APIRouter()
 
 
-async def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+async def service_of(request: Request) -> Any:
+    """Give the service that the application was made for."""
+    return request.app.state.service
 
 
-Parts = Annotated[Service, Depends(_service)]
+Parts = Annotated[Service, Depends(service_of)]
 
 
 def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ async def model(model: str, service: Parts) -> dict[str, Any]:
 @router.get("/v1/examples", tags=["examples"], responses=DOCUMENTED)
 async def examples(service: Parts) -> list[dict[str, str]]:
     """List images to try a model with."""
-    return [one.as_dict() for one in service.examples.values()]
+    return [one.facts for one in service.examples.values()]
 
 
 @router.get(
@@ -139,7 +139,7 @@ async def example(name: str, service: Parts) -> Response:
     found = service.examples.get(name)
     if found is None:
         raise Refusal(404, "not_found", "There is no such example; /v1/examples lists them.")
-    png = await service.pipeline.in_thread(lambda: found.png)
+    png = await service.pipeline.in_thread(found.png)
     return Response(png, media_type="image/png", headers=_UNCACHED)
 
 
@@ -199,13 +199,11 @@ async def batch(request: Request, query: Asking, service: Parts) -> Response:
     async def one(upload: Upload, whole: Reservation) -> _Result:
         async with turns:
             with whole.part() as own:  # its pixels are gone when it is encoded
+                work = service.pipeline.predict(model, upload, query, output=output, reserved=own)
                 try:
-                    found = await service.pipeline.predict(
-                        model, upload, query, output=output, reserved=own
-                    )
+                    return upload, await work
                 except (Refusal, BinsegError) as error:
                     return upload, refusal_of(error)
-                return upload, found
 
     async def work(files: list[Upload], reserved: Reservation) -> list[_Result]:
         async with asyncio.TaskGroup() as group:  # unlike gather, it ends when all have ended
@@ -213,9 +211,9 @@ async def batch(request: Request, query: Asking, service: Parts) -> Response:
         return [task.result() for task in tasks]
 
     results = await _answer(request, service, work, many=True)
-    if all(isinstance(result, Refusal) for _, result in results):
-        assert isinstance(results[0][1], Refusal)
-        raise results[0][1]
+    refused = [result for _, result in results if isinstance(result, Refusal)]
+    if len(refused) == len(results):
+        raise refused[0]
     pack = _as_json if output == "json" else _as_zip
     data = await service.pipeline.in_thread(pack, results)
     return Response(data, media_type=media, headers={"X-Binseg-Model": model.id})
@@ -254,11 +252,8 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, R], *, second
             return doing.result()
         if gone.done():
             raise ClientDisconnect
-        raise Refusal(
-            422,
-            "timeout",
-            f"It would take longer than {seconds:g} s; send it as a job (POST /v1/jobs).",
-        )
+        told = f"It would take longer than {seconds:g} s; send it as a job (POST /v1/jobs)."
+        raise Refusal(422, "timeout", told)
     except asyncio.CancelledError:  # by the server's end, which has waited long enough
         raise Refusal(503, "ending", "The server is being stopped; try again later.") from None
     finally:
@@ -304,10 +299,8 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def _as_json(results: Sequence[_Result]) -> bytes:
-    lines = [
-        {"name": upload.name, "error": result.as_dict()}
-        if isinstance(result, Refusal)
-        else {"name": upload.name, **json.loads(bytes(result.body))}
-        for upload, result in results
-    ]
+    lines = []
+    for upload, result in results:
+        answer = result.response() if isinstance(result, Refusal) else result
+        lines.append({"name": upload.name, **json.loads(bytes(answer.body))})
     return json.dumps({"results": lines}).encode()

@@ -1,11 +1,9 @@
 """The process: a socket, connections with an end to all waiting, signals, and an orderly end."""
 
 import asyncio
-import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -17,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from binseg.errors import UsageError
+from binseg.parallel import heard
 from binseg.serve.app import LOOPBACK, OWN_ROUTERS, Access, Served, create_app
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal
@@ -162,19 +161,9 @@ class _Uvicorn(uvicorn.Server):
         if self.started and not self.should_exit:
             self._on_start()
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         """Take SIGINT and SIGTERM as wishes to end, and not as failures."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {one: signal.signal(one, self.handle_exit) for one in signals}
-        try:
-            yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+        return heard(self.handle_exit)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Accept no new requests."""
@@ -202,7 +191,9 @@ class _PatientProtocol(H11Protocol):
         """Wait for a request; one connection too many costs the one that has waited longest."""
         super().connection_made(transport)
         if len(self.connections) > self.most and self.waiting:
-            next(iter(self.waiting)).transport.abort()
+            longest = next(iter(self.waiting))
+            del self.waiting[longest]  # it goes later, and the next costs another
+            longest.transport.abort()
         elif len(self.connections) > self.most + _RESERVE:
             transport.abort()
         elif len(self.connections) > self.most:

@@ -42,6 +42,7 @@ class Service:
         self.pipeline = Pipeline(limits)
         self.store = JobStore(state)
         self.metrics = Metrics(self.capacity, self.store)
+        self.answered = self.metrics.answered
         self.is_ready = False
         self._worker: JobWorker | None = None
 
@@ -58,10 +59,6 @@ class Service:
             model.open(lambda: self.pipeline.num_coming, self.metrics.batches.observe)
         self._worker = JobWorker(self.store, self.registry, self.limits, self.pipeline.cage)
         self.is_ready = True
-
-    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request."""
-        self.metrics.answered(route, method, status, seconds)
 
     def close(self) -> None:
         """Finish what was begun, except for the job in work, which goes on at the next start."""

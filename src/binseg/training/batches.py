@@ -93,13 +93,11 @@ def build_batches(
     reserve: int = 0,
     progress: Progress = SILENT,
 ) -> Batches:
-    """Give the batches of a recipe.
+    """Give the batches of a recipe, without loader processes where they can share no memory.
 
     A patch is cut `context` times larger than the input, so that turning and shrinking it finds
-    real pixels around it; `size_of` gives the side of an epoch's patches; `shares` is this
-    process's part of each batch; `reserve` are bytes of a GPU's memory that training itself will
-    need. Where the machine has no memory for loader processes to share, the main process does their
-    work, and says so.
+    real pixels around it; `size_of` gives the side of an epoch's patches; `reserve` are bytes of a
+    GPU's memory that training itself will need.
     """
     assert recipe.draws_patches == isinstance(cache, ImageCache), type(cache)
     pins, workers = device.type == "cuda", recipe.train.workers
@@ -207,14 +205,9 @@ class EpochPatches(EpochSampler):
         """Lay the epoch's patches."""
         size = self._size_of(epoch)
         margin = round(size * (self._context - 1) / 2)
-        places_N3 = sample_places(
-            self._cache,
-            size=size,
-            num=self._num,
-            foreground=self._recipe.patches.foreground,
-            seed=self._recipe.train.seed,
-            epoch=epoch,
-        )
+        seed, share = self._recipe.train.seed, self._recipe.patches.foreground
+        how: Any = {"size": size, "num": self._num, "foreground": share}
+        places_N3 = sample_places(self._cache, **how, seed=seed, epoch=epoch)
         places_N3[:, 1:] -= margin
         return places_N3, size + 2 * margin
 
@@ -280,9 +273,8 @@ class _Patches(_Dataset):
         return torch.from_numpy(inputs_BCHW).permute(0, 2, 3, 1), torch.from_numpy(targets_BHW)
 
 
-def _hear_no_interrupts(worker: int) -> None:
+def _hear_no_interrupts(_: int) -> None:
     """Let the main process alone decide what Ctrl-C means, and let it end its workers."""
-    del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -30,13 +30,9 @@ from binseg.training.run_folder import BEST, LAST, PREVIOUS
 
 SEAL = b"\nbinseg sha256 "
 SEAL_LENGTH = len(SEAL) + 64
-FREE = {"about", "data.path", "data.download", "data.group"} | {
-    f"train.{name}"
-    for name in (
-        *("epochs", "device", "devices", "num_nodes", "compile", "early_stopping"),
-        *("threshold", "workers", "loggers", "checkpoint_minutes"),
-    )
-}
+_OF_TRAIN = "epochs device devices num_nodes compile early_stopping threshold workers loggers"
+FREE = {"about", "data.path", "data.download", "data.group", "train.checkpoint_minutes"}
+FREE |= {f"train.{name}" for name in _OF_TRAIN.split()}
 """Settings that may change when a run goes on; all others must be as they were."""
 
 
@@ -198,11 +194,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class Checkpointer:
-    """Writes checkpoints every few minutes, and one when the run is asked to stop.
-
-    `command` goes on with the run, if it isn't plain `binseg train --out FOLDER --resume`; `writes`
-    tells whether this rank does; `clock` gives seconds that only rise.
-    """
+    """Writes checkpoints every few minutes, if this rank `writes`, and one at a stop."""
 
     def __init__(
         self,
@@ -234,19 +226,13 @@ class Checkpointer:
         return self._clock() - self._mark >= 60 * self._minutes
 
     def save(self, position: Position, state_of: Callable[[], dict[str, Any] | None]) -> None:
-        """Write a checkpoint, or say why that can't be done now.
-
-        `state_of` gives all that the run goes on from; None where the numbers went bad.
-        """
+        """Write a checkpoint of `state_of` (None: the numbers went bad), or say why not."""
         self._mark = self._clock()
         if not self._writes:
             return
         state = state_of()
-        stays = (
-            "and there is no checkpoint yet"
-            if self.saved is None
-            else f"and the checkpoint of {self.saved} stays"
-        )
+        kept = "there is no checkpoint yet" if self.saved is None else ""
+        stays = f"and {kept or f'the checkpoint of {self.saved} stays'}"
         if state is None:
             self._progress.say(f"no checkpoint at {position}: the numbers went bad; {stays}")
             return
@@ -262,9 +248,8 @@ class Checkpointer:
         """Write the best weights, or hold them until that can be done."""
         if not self._writes:
             return
-        state = {
-            name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-        }
+        values = model.state_dict().items()
+        state = {name: value.detach().cpu().contiguous() for name, value in values}
         self._best = safetensors.torch.save(state)
         try:
             self.write_best()

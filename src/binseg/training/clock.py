@@ -6,8 +6,6 @@ over, however fast the machine turns out to be; the last epoch ends where it the
 validation is kept aside.
 """
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from binseg.config.recipe import Recipe
+from binseg.parallel import heard
 from binseg.progress import Task
 
 BAR_UNITS = 1000  # length of the progress bar of a run with a budget: thousandths of its time
@@ -24,10 +23,7 @@ MOST_CLOSING = 0.3
 
 
 class Clock:
-    """The share of a run that is over; it stands still between two readings, alike on all ranks.
-
-    `seconds` are for all epochs with their validations; None where the epochs alone decide.
-    """
+    """The share of a run that is over, alike on all ranks; without `seconds` the epochs decide."""
 
     def __init__(
         self,
@@ -183,19 +179,11 @@ class StopRequest:
 def hearing_interrupts() -> Iterator[StopRequest]:
     """Give what tells of SIGINT or SIGTERM; a second one raises KeyboardInterrupt."""
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request  # only the main thread may listen to signals
-        return
 
-    def note(number: int, frame: FrameType | None) -> None:
-        del frame
+    def note(number: int, _: FrameType | None) -> None:
         again, request.number = request.number, number
         if again:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with heard(note):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,7 +4,7 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from binseg.config.recipe import Recipe
 from binseg.errors import TrainingError, UsageError
 from binseg.inference import runtimes
 from binseg.progress import Detail, Progress
+
+if TYPE_CHECKING:
+    from binseg.training.distributed import Ranks
 
 COMPILE_ADVICE = "torch.compile can't translate this network here; set train.compile to false"
 """Advice to the user where the compiler fails, which shows at the first step."""
@@ -86,12 +89,10 @@ def compiled(
     On a processor with bf16 a translated `unet-compact` was 1.02 times as fast at 128x128, after
     half a minute of compiling. Where there is no compiler, that is said, and the network is used.
     """
-    if not asked:
-        return model
-    if not has_compiler(device):
-        progress.say(
-            "train.compile: there is no compiler here (g++, or Triton on a GPU); training without"
-        )
+    if asked and not has_compiler(device):
+        missing = "there is no compiler here (g++, or Triton on a GPU)"
+        progress.say(f"train.compile: {missing}; training without")
+    if not (asked and has_compiler(device)):
         return model
     translated: nn.Module = torch.compile(model)  # type: ignore[assignment]
     return translated
@@ -118,10 +119,7 @@ class MemoryEstimate:
 def estimate_memory(
     model: nn.Module, recipe: Recipe, *, size: int | None = None, bf16: bool = False
 ) -> MemoryEstimate:
-    """Estimate by forward passes of one and two inputs, counting what autograd keeps of them.
-
-    `size` is the side of the input, if not the recipe's; `bf16` tells of mixed precision.
-    """
+    """Estimate from what autograd keeps of one and two inputs; `size` is their side."""
     weights = sum(one.numel() * one.element_size() for one in model.parameters())
     copies = 2 + STATES[recipe.optimizer.name] + (recipe.train.ema_decay > 0)
     side, channels = size or recipe.input.size, recipe.input.channels
@@ -202,34 +200,27 @@ def check_memory(
     recipe: Recipe,
     *,
     bf16: bool,
-    world_size: int,
-    local_world_size: int,
+    ranks: "Ranks",
     progress: Progress,
 ) -> MemoryEstimate:
-    """Say what a rank's share will take of what there is; TrainingError if it can't fit.
-
-    On a processor the system would end a run that takes too much, without a word.
-    """
+    """Say what a rank's share will take of what there is; TrainingError if it can't fit."""
     device = next(model.parameters()).device
     free = available_memory(device)
     if free is not None and device.type == "cpu":
-        free //= local_world_size  # which all live in it
+        free //= ranks.local_world_size  # which all live in it
     try:
         estimate = estimate_memory(model, recipe, bf16=bf16)
     except (torch.OutOfMemoryError, MemoryError):
         raise TrainingError(lacking_memory(recipe, device)) from None
+    world_size = ranks.world_size
     share = replace(estimate, batch_size=-(-estimate.batch_size // world_size))
     where = "of the GPU's memory" if device.type == "cuda" else "of memory"
     each = " in each process" if world_size > 1 else ""
-    if free is None:
-        progress.say(Detail(f"needs about {_gib(share.total)}{each} {where}"))
-        return share
-    told = f"needs about {_gib(share.total)}{each} of {_gib(free)} {where} that are free"
-    progress.say(Detail(told))
-    if share.fixed + share.batch_size * share.per_input / DOUBT > free:
-        raise TrainingError(
-            lacking_memory(recipe, device, fits=world_size * share.largest_batch(free))
-        )
+    there = where if free is None else f"of {_gib(free)} {where} that are free"
+    progress.say(Detail(f"needs about {_gib(share.total)}{each} {there}"))
+    if free is not None and share.fixed + share.batch_size * share.per_input / DOUBT > free:
+        fits = world_size * share.largest_batch(free)
+        raise TrainingError(lacking_memory(recipe, device, fits=fits))
     return share
 
 

@@ -40,11 +40,7 @@ LASTING = 3  # after so many epochs it is no longer the first epochs' fumbling
 
 
 class StepGuard(Stateful):
-    """Leaves out steps whose gradient is infinite or not a number, and remembers the others' norms.
-
-    Weights, the optimiser's memory and batch norm's statistics stay as they were before such a
-    step.
-    """
+    """Leaves out steps whose gradient isn't finite, and all that they changed."""
 
     kept = ("_in_row", "_skipped", "_norms", "_calmest")
 
@@ -109,11 +105,8 @@ class StepGuard(Stateful):
 
 def is_finite(model: nn.Module) -> bool:
     """Tell whether all weights and statistics of a network are numbers."""
-    return all(
-        bool(value.isfinite().all())
-        for value in model.state_dict().values()
-        if value.is_floating_point()
-    )
+    # Whole numbers, batch norm's count, are finite always.
+    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
 def diverged(what: str, recipe: Recipe, epoch: int) -> TrainingError:
@@ -159,19 +152,13 @@ def symptom_line(
             advice = f"set loss.name to bce-dice (now {recipe.loss.name}) or {advice}"
     elif symptom == "full":
         sign = ", which an all-white mask scores: everything is called foreground"
-        advice = (
-            f"lower {lr}, and look with `binseg check` whether the masks are what you mean "
-            "(data.foreground, data.border)"
-        )
+        how = "what you mean (data.foreground, data.border)"
+        advice = f"lower {lr}, and look with `binseg check` whether the masks are {how}"
     else:
-        sign = (
-            f", though {scores.answered_share:.2%} of the pixels are called foreground: what is "
-            "found is not what the masks show"
-        )
-        advice = (
-            "look with `binseg check` whether masks are inverted, shifted or of other images "
-            "(data.foreground)"
-        )
+        found = f"{scores.answered_share:.2%} of the pixels are called foreground"
+        sign = f", though {found}: what is found is not what the masks show"
+        how = "inverted, shifted or of other images (data.foreground)"
+        advice = f"look with `binseg check` whether masks are {how}"
     when = "normal early on; if it stays, " if num_epochs < LASTING else f"{LASTING} epochs now: "
     return f"validation Dice {scores.dice:.3f}{sign}: {when}{advice}"
 
@@ -195,10 +182,8 @@ def check_learnable(
 
 def advice_on(problem: Exception, recipe: Recipe, device: torch.device) -> str | None:
     """Say what a user can do about an error of torch's that ended the training; None if unknown."""
-    text = str(problem)
-    if isinstance(problem, torch.OutOfMemoryError | MemoryError) or any(
-        part in text for part in NO_MEMORY
-    ):
+    text, full = str(problem), torch.OutOfMemoryError | MemoryError
+    if isinstance(problem, full) or any(part in text for part in NO_MEMORY):
         return lacking_memory(recipe, device)
     if isinstance(problem, ConnectionError | EOFError):
         # A loader process that dies while it hands a batch over, or before its files are fetched.

@@ -12,10 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from signal import SIG_DFL, SIGINT, SIGTERM, signal
+from signal import SIG_DFL
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # missing 
 
 from binseg.config.recipe import Recipe
 from binseg.errors import TrainingError, UsageError
+from binseg.parallel import heard
 from binseg.progress import hushed
 from binseg.training.devices import resolve_device
 
@@ -104,10 +105,7 @@ def started_ranks(environment: Mapping[str, str] = os.environ) -> Ranks | None:
 def planned_ranks(
     devices: int, num_nodes: int, environment: Mapping[str, str] = os.environ
 ) -> Ranks:
-    """Give the rank of a machine's first process, which will start the others there.
-
-    NODE_RANK, MASTER_ADDR and MASTER_PORT tell several machines apart; UsageError without.
-    """
+    """Give the rank of a machine's first process; UsageError without NODE_RANK, MASTER_ADDR."""
     if num_nodes == 1:
         return Ranks(world_size=devices, local_world_size=devices)
     if "NODE_RANK" not in environment or "MASTER_ADDR" not in environment:
@@ -228,18 +226,14 @@ class ProcessGroup:
         kind = device.type
         if self.world_size == 1:
             # Alone, whatever a batch script of SLURM's sets: Fabric would look for the others.
-            devices = 1 if device.type == "cpu" else [device.index]
-            fabric = Fabric(accelerator=kind, devices=devices, plugins=[LightningEnvironment()])
+            alone: Any = 1 if device.type == "cpu" else [device.index]
+            fabric = Fabric(accelerator=kind, devices=alone, plugins=[LightningEnvironment()])
         else:
-            strategy = DDPStrategy(
-                cluster_environment=TorchElasticEnvironment(),
-                process_group_backend=_backend(device),
-            )
-            num_nodes = self.world_size // self.ranks.local_world_size
+            backend, env = _backend(device), TorchElasticEnvironment()
+            strategy = DDPStrategy(cluster_environment=env, process_group_backend=backend)
             devices = self.ranks.local_world_size
-            fabric = Fabric(
-                accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy
-            )
+            nodes = self.world_size // devices
+            fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy)
             # Else Fabric chooses a number of threads of its own.
             os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
         fabric.launch()
@@ -268,10 +262,7 @@ ALONE = ProcessGroup()
 
 @contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[ProcessGroup]:
-    """Meet the other ranks, after starting those that this machine lacks, and part at the end.
-
-    Gradients of a GPU go by NCCL, all else by Gloo. Raises TrainingError if they can't be reached.
-    """
+    """Meet the other ranks, started here where they lack, and part; else TrainingError."""
     if ranks.world_size == 1:
         yield ALONE
         return
@@ -293,23 +284,17 @@ def _join(ranks: Ranks, device: torch.device) -> ProcessGroup:
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
     children: list[subprocess.Popen[bytes]] = []
-    before = {}
-    if ranks.rank > 0:  # rank 0 may never come, having failed, and torch's waiting hears nothing
-        before = {number: signal(number, SIG_DFL) for number in (SIGINT, SIGTERM)}
     try:
-        store, ranks = _meeting_place(ranks)
-        os.environ.update(ranks.variables())
-        if not ranks.is_external and ranks.local_rank == 0:
-            children = _start_others(ranks, device)
-        store.set(HERE.format(ranks.rank), "1")
-        _await(children, store, ranks)
-        distributed.init_process_group(
-            _backend(device),
-            store=store,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            timeout=PATIENCE,
-        )
+        # Rank 0 may never come, having failed, and torch's waiting hears nothing.
+        with heard(SIG_DFL) if ranks.rank > 0 else nullcontext():
+            store, ranks = _meeting_place(ranks)
+            os.environ.update(ranks.variables())
+            if not ranks.is_external and ranks.local_rank == 0:
+                children = _start_others(ranks, device)
+            store.set(HERE.format(ranks.rank), "1")
+            _await(children, store, ranks)
+            place: Any = {"store": store, "rank": ranks.rank, "world_size": ranks.world_size}
+            distributed.init_process_group(_backend(device), timeout=PATIENCE, **place)
     except (RuntimeError, OSError) as problem:
         for child in children:
             child.kill()
@@ -318,8 +303,6 @@ def _join(ranks: Ranks, device: torch.device) -> ProcessGroup:
             f"{ranks.address}:{ranks.port} ({str(problem).splitlines()[0]}); check MASTER_ADDR "
             "and MASTER_PORT, and GLOO_SOCKET_IFNAME where a machine has several networks"
         ) from None
-    for number, handler in before.items():
-        signal(number, handler)
     return ProcessGroup(ranks=ranks, children=children)
 
 
@@ -349,17 +332,12 @@ def _meeting_place(ranks: Ranks) -> tuple[Any, Ranks]:
 
 def _start_others(ranks: Ranks, device: torch.device) -> list[subprocess.Popen[bytes]]:
     """Start this machine's other ranks; what they train on they hear from rank 0."""
-    started = []
+    started, none = [], subprocess.DEVNULL
+    command = [sys.executable, "-m", "binseg", "train", "--device", device.type]
     for local in range(1, ranks.local_world_size):
         theirs = replace(ranks, rank=ranks.rank + local, local_rank=local)
-        started.append(
-            subprocess.Popen(  # this Python, and this package
-                [sys.executable, "-m", "binseg", "train", "--device", device.type],
-                env={**os.environ, **theirs.variables()},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-        )
+        environment = {**os.environ, **theirs.variables()}
+        started.append(subprocess.Popen(command, env=environment, stdin=none, stdout=none))
     return started
 
 
@@ -369,10 +347,8 @@ def _await(children: list[subprocess.Popen[bytes]], store: Any, ranks: Ranks) ->
     while keys and not store.check(keys):
         for index, child in enumerate(children):
             if child.poll() is not None:
-                raise RuntimeError(
-                    f"process {ranks.rank + 2 + index} ended with exit code {child.returncode} "
-                    "before it began"
-                )
+                told = f"ended with exit code {child.returncode} before it began"
+                raise RuntimeError(f"process {ranks.rank + 2 + index} {told}")
         time.sleep(0.1)
 
 

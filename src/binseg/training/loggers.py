@@ -88,26 +88,22 @@ class EpochLog(Stateful):
 
     def write(self) -> None:
         """Write the whole of metrics.csv: a kill can't leave half a line. Raises OutputError."""
-        if not self._writes:
-            return
-        storage.write_text(self._path, storage.csv_text(self.history, COLUMNS))
+        if self._writes:
+            storage.write_text(self._path, storage.csv_text(self.history, COLUMNS))
 
     def look_for_symptoms(self, scores: ValidationScores) -> None:
         """Say where an epoch's predictions show that nothing is learnt."""
         symptom = symptom_of(scores)
         self._num_symptom = self._num_symptom + 1 if symptom == self._symptom else 1
         self._symptom = symptom
-        if symptom is not None:
-            line = symptom_line(symptom, scores, self._recipe, num_epochs=self._num_symptom)
-            if line is not None:
-                self._progress.say(line)
+        num = self._num_symptom
+        if symptom and (line := symptom_line(symptom, scores, self._recipe, num_epochs=num)):
+            self._progress.say(line)
 
     def tell(self, share: str) -> None:
         """Show the latest epoch, `share` behind its number, and file it with the trackers."""
         row, num = self.history[-1], len(self.history)
-        for logger in self._loggers:
-            with self._telling_of_failure():
-                logger.log(row, step=num)
+        self._file(lambda logger: logger.log(row, step=num))
         best = " (best)" if self.best_epoch == num else ""
         scored, inputs = int(row["val_scored"]), int(row["val_inputs"])
         some = f" on {scored} of {inputs} inputs" if scored < inputs else ""
@@ -125,19 +121,15 @@ class EpochLog(Stateful):
         if not self._loggers or (num != 1 and num % GALLERY_EVERY):
             return
         image_HW3 = draw()
-        for logger in self._loggers:
-            with self._telling_of_failure():
-                logger.show(image_HW3, step=num)
+        self._file(lambda logger: logger.show(image_HW3, step=num))
 
-    @contextmanager
-    def _telling_of_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as problem:  # noqa: BLE001  # a tracker's server may fail in any way
-            self._progress.say(
-                f"a logger failed at epoch {len(self.history)} ({_reason(problem)}); {METRICS} has "
-                "its figures"
-            )
+    def _file(self, tell: Callable[[Logger], None]) -> None:
+        for logger in self._loggers:
+            try:
+                tell(logger)
+            except Exception as problem:  # noqa: BLE001  # a tracker's server may fail in any way
+                where = f"a logger failed at epoch {len(self.history)} ({_reason(problem)})"
+                self._progress.say(f"{where}; {METRICS} has its figures")
 
 
 def _reason(problem: Exception) -> str:
@@ -232,8 +224,6 @@ class _MLflow:
 
 
 LOGGERS: dict[str, Callable[[Path], Logger]] = {
-    "tensorboard": _TensorBoard,
-    "wandb": _Wandb,
-    "mlflow": _MLflow,
-}
+    "tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _MLflow,
+}  # fmt: skip
 """Every tracker by the name it has in recipes."""

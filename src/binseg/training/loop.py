@@ -35,7 +35,7 @@ from binseg.training.clock import (
 from binseg.training.devices import check_memory, resolve_precision
 from binseg.training.diagnostics import StepGuard, advice_on, check_learnable, diverged, is_finite
 from binseg.training.distributed import ALONE, ProcessGroup, quiet, rank_device
-from binseg.training.loggers import EpochLog, running_loggers
+from binseg.training.loggers import COLUMNS, EpochLog, running_loggers
 from binseg.training.optim import MovingAverage, Schedule, build_optimizer
 from binseg.training.step import TrainingStep
 from binseg.training.validation import ValidationScores, draw_validation, thinned, validate
@@ -85,24 +85,11 @@ def fit(
     ):
         precision = resolve_precision(config.precision, device, progress)
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        memory = check_memory(
-            model,
-            recipe,
-            bf16=precision != "fp32",
-            world_size=group.world_size,
-            local_world_size=group.ranks.local_world_size,
-            progress=progress,
-        )
+        is_mixed = precision != "fp32"
+        memory = check_memory(model, recipe, bf16=is_mixed, ranks=group.ranks, progress=progress)
         clock = Clock(recipe, seconds=seconds)
-        step = TrainingStep(
-            model,
-            recipe,
-            device=device,
-            precision=precision,
-            group=group,
-            clock=clock,
-            progress=progress,
-        )
+        parts: Any = {"group": group, "clock": clock, "progress": progress}
+        step = TrainingStep(model, recipe, device=device, precision=precision, **parts)
         batches = build_batches(
             train,
             recipe,
@@ -146,6 +133,7 @@ class _Run:
     ) -> None:
         recipe, config, num_steps = step.recipe, step.recipe.train, len(batches)
         self._recipe, self._group, self._device = recipe, step.group, step.device
+        self._how: Any = {"recipe": recipe, "device": step.device, "precision": step.precision}
         self._log, self._checkpoints = log, checkpoints
         self._progress, self._stop, self._clock = step.progress, stop, clock
         self._step, self._batches, self._num_steps = step, batches, num_steps
@@ -257,13 +245,7 @@ class _Run:
 
     def _draw(self) -> Rgb:
         assert self._val is not None, "only rank 0 has loggers"
-        return draw_validation(
-            self._shipped,
-            self._val,
-            recipe=self._recipe,
-            device=self._device,
-            precision=self._step.precision,
-        )
+        return draw_validation(self._shipped, self._val, **self._how)
 
     def _validate(self, epoch: int) -> dict[str, Any] | None:
         """Give an epoch's row and scores as plain data; None where the run is asked to stop."""
@@ -272,14 +254,7 @@ class _Run:
         if not math.isfinite(averages["loss"]):
             raise diverged("the training loss", self._recipe, epoch + 1)
         try:
-            scores = validate(
-                self._shipped,
-                self._val,
-                recipe=self._recipe,
-                device=self._device,
-                precision=self._step.precision,
-                between=self._stop.check,
-            )
+            scores = validate(self._shipped, self._val, between=self._stop.check, **self._how)
         except StopAskedError:
             return None
         except TrainingError:
@@ -287,19 +262,12 @@ class _Run:
             raise diverged(what, self._recipe, epoch + 1) from None
         if not math.isfinite(scores.loss):
             raise diverged("the validation loss", self._recipe, epoch + 1)
-        row = {
-            "epoch": epoch + 1,
-            "lr": self._step.figures["lr"],
-            "train_loss": averages["loss"],
-            "train_dice": averages["dice"],
-            "val_loss": scores.loss,
-            "val_dice": scores.dice,
-            "val_scored": len(self._val),
-            "val_inputs": self._num_val,
-            "seconds": self._timer.epoch_seconds,
-            "data_share": self._timer.data_share,
-        }
-        return {"row": row, "scores": asdict(scores)}
+        row = (
+            *(epoch + 1, self._step.figures["lr"], averages["loss"], averages["dice"]),
+            *(scores.loss, scores.dice, len(self._val), self._num_val),
+            *(self._timer.epoch_seconds, self._timer.data_share),
+        )
+        return {"row": dict(zip(COLUMNS, row, strict=True)), "scores": asdict(scores)}
 
     @property
     def _is_over(self) -> bool:
@@ -328,10 +296,8 @@ class _Run:
         raise self._stopped()
 
     def _stopped(self) -> StoppedError:
-        return StoppedError(
-            f"interrupted; {self._checkpoints.way_on}",
-            signal_number=self._signal or self._stop.number,
-        )
+        number = self._signal or self._stop.number
+        return StoppedError(f"interrupted; {self._checkpoints.way_on}", signal_number=number)
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -28,11 +28,7 @@ PLATEAU_THRESHOLD = 1e-4  # torch's ReduceLROnPlateau: what counts as better, re
 def build_optimizer(
     model: nn.Module, config: OptimizerConfig, *, encoder: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """Build the optimiser of a recipe for all weights that learn, in torch's fused form.
-
-    Decay falls on every parameter, as in the source reports and torch; the rate of `encoder`, a
-    part of the model, is multiplied by `encoder_lr_factor`.
-    """
+    """Build the optimiser of a recipe for all weights that learn; `encoder` has its own rate."""
     weights = [one for one in model.parameters() if one.requires_grad]
     groups: list[dict[str, Any]] = [{"params": weights}]
     if encoder is not None and config.encoder_lr_factor != 1:
@@ -56,9 +52,8 @@ def build_optimizer(
 class Schedule(Stateful):
     """Sets rate = base rate * curve(steps taken) * drops; `observe` makes the drops of `plateau`.
 
-    `step` is to be called after every step of the optimiser, of which an epoch has
-    `steps_per_epoch`; `share` says how much of the run is over after so many epochs, where that is,
-    say, the clock. None of torch's schedulers follows a clock.
+    `step` is to be called after every step of the optimiser; `share` says how much of the run is
+    over after so many epochs, where a clock decides, which none of torch's schedulers follows.
     """
 
     kept = ("_step", "_best", "_num_bad", "_drops")  # the optimiser keeps its own rates
@@ -143,10 +138,7 @@ def _half_cosine(start: float, end: float, share: float) -> float:
 
 
 class MovingAverage:
-    """Averages the weights after each optimiser step, and batch norm's statistics with them.
-
-    torch's `AveragedModel` does it; a share of `decay` stays at each step, less in a warm-up.
-    """
+    """Averages the weights, and batch norm's statistics, after each step of the optimiser."""
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self._model, self._decay = model, decay
@@ -160,7 +152,6 @@ class MovingAverage:
 
     def _blend(self, averages: Any, values: Any, num_averaged: Any) -> None:
         """Move tensors of one type towards their values."""
-        del num_averaged
         if averages[0].is_floating_point():
             decay = min(self._decay, (1 + self._step) / (AVERAGE_WARMUP + self._step))
             torch._foreach_lerp_(averages, values, 1 - decay)

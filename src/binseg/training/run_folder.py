@@ -29,7 +29,9 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from binseg.config import Recipe, dump_recipe, load_recipe
+from binseg.data.splits import read_contents, read_split
 from binseg.errors import BundleError, UsageError
+from binseg.parallel import processor_facts
 from binseg.storage import locked, write_json, write_text
 from binseg.types import Split
 
@@ -152,14 +154,10 @@ class RunFolder:
 
     def splits(self) -> dict[str, Split | None]:
         """Return which split each image of the run is in, by id; None where it was left out."""
-        from binseg.data.splits import read_split
-
         return read_split(self.split_path)
 
     def contents(self) -> dict[str, str]:
         """Return the content of each image of the run, by id; empty for runs without it."""
-        from binseg.data.splits import read_contents
-
         return read_contents(self.split_path)
 
     def known(self) -> dict[str, Split | None]:
@@ -179,11 +177,7 @@ class RunFolder:
         *,
         earlier: Mapping[str, Split | None] = MappingProxyType({}),
     ) -> None:
-        """Write what is known before the first epoch; `facts` join the environment.
-
-        The split is written after this, and makes it a run. `earlier` is the split, by content, of
-        the images of the model that this one continues.
-        """
+        """Write what is known before the first epoch; the split, written later, makes it a run."""
         self.path.mkdir(parents=True, exist_ok=True)
         # First, since it is the file that nobody else would have put there.
         write_json(self.environment_path, {**environment(), **facts})
@@ -212,7 +206,7 @@ def environment() -> dict[str, object]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": processor_facts().get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -224,17 +218,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _cpu_name() -> str:
-    """Return the processor's name; only Linux hides it in a file."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def next_run_path(model: str, *, root: str | Path = "runs") -> Path:

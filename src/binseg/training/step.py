@@ -39,10 +39,7 @@ class Tensors(NamedTuple):
 
 
 class TrainingStep:
-    """The forward and backward pass of a network, and the epoch's averages.
-
-    `freeze` is to be called before the first step of each epoch.
-    """
+    """The forward and backward pass of a network; `freeze` comes before each epoch's first step."""
 
     def __init__(
         self,
@@ -109,16 +106,9 @@ class TrainingStep:
         size = self._clock.training_size(epoch)
         if not self.recipe.draws_patches:  # which are cut at this size
             images_BCHW, targets_BHW = _shrink(images_BCHW, targets_BHW, size)
-        images_BCHW, targets_BHW = self.augment(
-            images_BCHW,
-            targets_BHW,
-            seed=config.seed,
-            epoch=epoch,
-            step=batch.step,
-            size=size,
-            first=batch.first,
-            total=batch.total,
-        )
+        place = {"seed": config.seed, "epoch": epoch, "step": batch.step}
+        place |= {"size": size, "first": batch.first, "total": batch.total}
+        images_BCHW, targets_BHW = self.augment(images_BCHW, targets_BHW, **place)
         images_BCHW = (images_BCHW - self._mean) / self._std
         target_B1HW = targets_BHW[:, None]
         return Tensors(
@@ -144,9 +134,8 @@ class TrainingStep:
         """
         with self.phase("augment"):
             tensors = self.prepare(batch, epoch=epoch)
-        # The step alone decides the network's random numbers (dropout), as a resume needs. The
-        # augmentation's own stream is (seed, epoch, step); the first number keeps them apart, and
-        # the ranks that share a batch.
+        # The step alone decides the network's random numbers (dropout), as a resume needs; the
+        # first number keeps them apart from the augmentation's, and the ranks from each other.
         seed = self.recipe.train.seed + 1 + self.group.rank
         generator = generator_for(seed=seed, epoch=epoch, step=batch.step)
         torch.manual_seed(generator.initial_seed())
@@ -171,11 +160,7 @@ class TrainingStep:
         return of_all
 
     def clip(self) -> float:
-        """Bound the gradient as the recipe says; give its norm before that.
-
-        In fp16 the factor of the loss is taken out first. It is halved where it was too large,
-        which costs that step, and doubled after many calm ones.
-        """
+        """Bound the gradient as the recipe says; give its norm before that, fp16's factor out."""
         learning = [one for one in self.learner.parameters() if one.grad is not None]
         limit = self.recipe.train.gradient_clip or math.inf
         if self.precision != "fp16":
@@ -250,10 +235,7 @@ def encoder_of(model: nn.Module) -> nn.Module | None:
 
 
 def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
-    """Refuse settings that a network can't follow: deep supervision, or those of an encoder.
-
-    `build` is called only where such a setting is used, on the meta device. Raises UsageError.
-    """
+    """Refuse settings that a network, built only where one is used, can't follow: UsageError."""
     asked = {
         "loss.deep_supervision": recipe.loss.deep_supervision,
         "optimizer.encoder_lr_factor": recipe.optimizer.encoder_lr_factor != 1,
@@ -308,9 +290,8 @@ def _level_loss(
 def supervised(model: nn.Module, loss: Loss, recipe: Recipe) -> tuple[nn.Module, Loss]:
     """Give what a training step runs and minimises, with deep supervision where it is asked for.
 
-    That (arXiv 1409.5185) has the weights of nnU-Net: each further level counts half (doi
-    10.1038/s41592-020-01008-z). Coarse logits are enlarged to the masks' size, not masks shrunk, so
-    that no thin thing vanishes. Raises UsageError where the network has none.
+    That (arXiv 1409.5185) has the weights of nnU-Net: each further level counts half. Coarse logits
+    are enlarged, not masks shrunk, so that no thin thing vanishes. UsageError: it has no levels.
     """
     if not recipe.loss.deep_supervision:
         return model, loss

@@ -130,6 +130,5 @@ def _loss(loss: Loss, probability_NHW: np.ndarray, targets_NHW: np.ndarray) -> f
     probability = torch.from_numpy(probability_NHW)[:, None]
     targets = torch.from_numpy(targets_NHW)[:, None]
     with torch.no_grad():
-        return float(
-            loss(torch.logit(probability, EPSILON), (targets == 1).float(), targets != IGNORE)
-        )
+        logits = torch.logit(probability, EPSILON)
+        return float(loss(logits, (targets == 1).float(), targets != IGNORE))

@@ -64,12 +64,7 @@ class Augment(ABC):
         first: int = 0,
         total: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Change images, bytes or floats in [0, 1], and targets of 0, 1 and `IGNORE` (bytes).
-
-        Images come out as new floats in [0, 1], of the arguments' shape or of the `size` in its
-        middle. Where several processes share a batch of `total` images, those from `first` on are
-        at hand, and change as they would in one process.
-        """
+        """Change images to floats in [0, 1] of `size`, from `first` on of `total`, and targets."""
         height, width = images_BCHW.shape[-2:] if size is None else (size, size)
         when = When(seed, epoch, step, first, total)
         return self._change(images_BCHW, targets_BHW, (height, width), when)
@@ -82,11 +77,7 @@ class Augment(ABC):
 
 
 def build_augment(config: AugmentConfig) -> Augment:
-    """Build the augmentation that a recipe asks for.
-
-    Raises UsageError for an Albumentations file that can't be read, MissingExtraError without the
-    package.
-    """
+    """Build a recipe's augmentation; raises UsageError, MissingExtraError."""
     if config.albumentations is not None:
         return PipelineAugment(load_pipeline(Path(config.albumentations)))
     return PresetAugment(resolve_preset(config))
@@ -112,11 +103,7 @@ class PresetAugment(Augment):
 
 
 class PipelineAugment(Augment):
-    """A user's own Albumentations pipeline, image by image on the CPU.
-
-    It takes what the network would see, image (uint8, HWC) and mask (uint8, HW), by keyword, and
-    gives the same; each process has random numbers of its own.
-    """
+    """A user's Albumentations pipeline of image and mask, image by image, by keyword."""
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline

@@ -4,6 +4,7 @@ Changes of light work in place: the batch is the augmentation's own.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,14 +19,12 @@ ASPECTS = (3 / 4, 4 / 3)
 ELASTIC_KNOTS = 5
 """Points along a side that a deformation moves; in between it is smooth. With a tenth of the side,
 the most a recipe may ask for, nothing folds."""
+Size = tuple[int, int]
 NARROW = 0.8  # largest sigma that a 3x3 kernel holds
 
 
 class BatchRandom:
-    """Random numbers for a batch, on the CPU: the same on every device.
-
-    Of `total` images in the batch of all processes, `num` are at hand, from `first` on.
-    """
+    """Random numbers on the CPU, for `num` images from `first` on of `total` of all processes."""
 
     def __init__(
         self, generator: torch.Generator, num: int, *, first: int = 0, total: int | None = None
@@ -61,17 +60,9 @@ class _Mirror(NamedTuple):
 
 
 def move(
-    preset: Preset,
-    images_BCHW: Tensor,
-    targets_BHW: Tensor,
-    random: BatchRandom,
-    shape: tuple[int, int],
+    preset: Preset, images_BCHW: Tensor, targets_BHW: Tensor, random: BatchRandom, shape: Size
 ) -> tuple[Tensor, Tensor]:
-    """Rotate, scale, shift, crop, deform, mirror and turn: images in [0, 1] and targets, both new.
-
-    Images to which only mirrors and quarter turns happen keep their pixels to the bit. The result's
-    `shape` lies in the middle of the images; beyond these they are mirrored.
-    """
+    """Move images and targets alike, mirrored at the edges, to `shape` in their middle."""
     (num, channels), device = images_BCHW.shape[:2], images_BCHW.device
     chosen = random.happens(preset.affine)
     theta = _affine(preset, random, aspect=shape[1] / shape[0])
@@ -99,14 +90,9 @@ def move(
         height, width = images_BCHW.shape[-2:]
         grid *= grid.new_tensor([shape[1] / width, shape[0] / height])
         rows = chosen.nonzero()[:, 0].to(device)
+        sample = partial(functional.grid_sample, padding_mode="reflection", align_corners=False)
         moved, relabelled = (
-            functional.grid_sample(
-                pixels.index_select(0, rows).float().contiguous(),
-                grid,
-                mode=mode,
-                padding_mode="reflection",
-                align_corners=False,
-            )
+            sample(pixels.index_select(0, rows).float().contiguous(), grid, mode=mode)
             for pixels, mode in ((images_BCHW, "bilinear"), (targets_BHW[:, None], "nearest"))
         )
         images.index_copy_(0, rows, _unit(moved, images_BCHW.dtype))
@@ -115,12 +101,10 @@ def move(
 
 
 def _unit(moved: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scale what came of bytes to [0, 1]; divided last, since fewer pixels are left."""
     return moved.div_(255.0) if dtype == torch.uint8 else moved
 
 
 def _middle(pixels: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The part of this size in the middle of the last two axes."""
     height, width = shape
     top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
     return pixels[..., top : top + height, left : left + width]
@@ -146,10 +130,8 @@ def _mirrored(pixels: Tensor, mirror: _Mirror) -> Tensor:
 def _matrix(mirror: _Mirror) -> Tensor:
     """Give a mirror as a map (3, 3) from output to input, in [-1, 1]."""
     turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    signs = [-1.0 if mirror.right else 1.0, -1.0 if mirror.down else 1.0, 1.0]
-    flip = torch.diag(torch.tensor(signs))
-    matrix: Tensor = flip @ torch.linalg.matrix_power(turn, mirror.quarters)
-    return matrix
+    flip = torch.tensor([1.0 - 2 * mirror.right, 1.0 - 2 * mirror.down, 1.0]).diag()
+    return torch.matmul(flip, torch.linalg.matrix_power(turn, mirror.quarters))
 
 
 def _affine(preset: Preset, random: BatchRandom, *, aspect: float) -> Tensor:
@@ -197,7 +179,6 @@ def _knots(preset: Preset, random: BatchRandom) -> Tensor | None:
 
 
 def _bent(knots: Tensor, height: int, width: int) -> Tensor:
-    """Displacements (n, height, width, 2) between the knots, by raised cosines along each axis."""
     down, across = (_weights(length, knots.device) for length in (height, width))
     return (down @ knots @ across.T).permute(0, 2, 3, 1)
 
@@ -210,10 +191,7 @@ def _weights(length: int, device: torch.device) -> Tensor:
 
 
 def jitter(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
-    """Change brightness, contrast, saturation and gamma, in this order, where it happens.
-
-    Channels that are neither grey nor RGB each also get a brightness of their own, half as strong.
-    """
+    """Change brightness (other channels also singly), contrast, saturation, gamma, where chosen."""
     chosen = random.happens(preset.jitter)
     amounts = (preset.brightness, preset.contrast, preset.saturation)
     brightness, contrast, saturation = (
@@ -298,10 +276,7 @@ def blur(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
 
 
 def add_noise(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
-    """Add Gaussian noise to the images that it happens to, and keep them in [0, 1].
-
-    One field of noise serves the batch, moved round by other amounts in each image, for speed.
-    """
+    """Add noise, one field of the batch moved round in each image, and keep them in [0, 1]."""
     if preset.noise == 0:
         return
     chosen = random.happens(preset.noisy)

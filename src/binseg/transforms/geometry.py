@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Num, UInt8
 from PIL import Image
 
-from binseg.types import Box, Placement, Preprocessing
+from binseg.types import AnyImage, Box, Mask, Placement, Preprocessing, Probability
 
 _BILINEAR = Image.Resampling.BILINEAR
 _RGB_PIXELS = 1 << 24
@@ -53,10 +53,8 @@ def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placeme
         tops = _starts(height, tall, one.overlap, _stride(tall, into_height))
         lefts = _starts(width, wide, one.overlap, _stride(wide, into_width))
         sources = [Box(top=y, left=x, height=tall, width=wide) for y in tops for x in lefts]
-    return tuple(
-        Placement(source=source, target=target, height=into_height, width=into_width)
-        for source in sources
-    )
+    size = {"height": into_height, "width": into_width}
+    return tuple(Placement(source=source, target=target, **size) for source in sources)
 
 
 def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preprocessing:
@@ -76,19 +74,17 @@ def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preproce
     largest = preprocessing.largest_tile
     if largest == 0 or preprocessing.resize != "tile":
         return preprocessing
-    tall, wide = (math.ceil(side * preprocessing.scale) for side in (height, width))
-    shared = _SHARED / largest if max(tall, wide) > largest else 0.0
-    return replace(
-        preprocessing,
-        height=max(preprocessing.height, min(largest, -(-tall // _STRIDE) * _STRIDE)),
-        width=max(preprocessing.width, min(largest, -(-wide // _STRIDE) * _STRIDE)),
-        overlap=max(preprocessing.overlap, min(0.5, shared)),
-        largest_tile=0,
+    sides = [math.ceil(side * preprocessing.scale) for side in (height, width)]
+    shared = _SHARED / largest if max(sides) > largest else 0.0
+    tall, wide = (
+        max(least, min(largest, -(-side // _STRIDE) * _STRIDE))
+        for side, least in zip(sides, (preprocessing.height, preprocessing.width), strict=True)
     )
+    overlap = max(preprocessing.overlap, min(0.5, shared))
+    return replace(preprocessing, height=tall, width=wide, overlap=overlap, largest_tile=0)
 
 
 def _tile(preprocessing: Preprocessing) -> tuple[int, int]:
-    """Height and width, in pixels of the image, of what becomes one input."""
     scale = preprocessing.scale
     return max(1, round(preprocessing.height / scale)), max(1, round(preprocessing.width / scale))
 
@@ -105,12 +101,8 @@ def _centred(height: int, width: int, into_height: int, into_width: int) -> Box:
     scale = min(into_height / height, into_width / width)
     target_height = min(into_height, max(1, round(height * scale)))
     target_width = min(into_width, max(1, round(width * scale)))
-    return Box(
-        top=(into_height - target_height) // 2,
-        left=(into_width - target_width) // 2,
-        height=target_height,
-        width=target_width,
-    )
+    top, left = (into_height - target_height) // 2, (into_width - target_width) // 2
+    return Box(top=top, left=left, height=target_height, width=target_width)
 
 
 def _stride(tile: int, into: int) -> int:
@@ -144,15 +136,12 @@ def _starts(length: int, tile: int, overlap: float, stride: int = 1) -> list[int
 
 
 def place(
-    image_HWC: Num[np.ndarray, "H W C"],
+    image_HWC: AnyImage,
     placement: Placement,
     *,
     resize: Callable[[Num[np.ndarray, "h w C"], int, int], np.ndarray] | None = None,
 ) -> Num[np.ndarray, "height width C2"]:
-    """Make one model input of an image: cut out, resize, put in the middle of zeros.
-
-    Past the image's edge it is mirrored. `resize` brings a region to a height and a width.
-    """
+    """Make an input: cut out, mirrored past the edges, `resize`d, in the middle of zeros."""
     target = placement.target
     region_HWC = cut(image_HWC, placement.source)
     fitted_HWC = (resize or resize_image)(region_HWC, target.height, target.width)
@@ -164,9 +153,7 @@ def place(
     return out_HWC
 
 
-def place_mask(
-    mask_HW: Bool[np.ndarray, "H W"], placement: Placement
-) -> Bool[np.ndarray, "height width"]:
+def place_mask(mask_HW: Mask, placement: Placement) -> Bool[np.ndarray, "height width"]:
     """Put a mask where `place` puts its image: nearest pixel, and False outside the image."""
     source, target = placement.source, placement.target
     height, width = mask_HW.shape
@@ -194,12 +181,8 @@ def blend(
     placements: Sequence[Placement],
     height: int,
     width: int,
-) -> Float32[np.ndarray, "H W"]:
-    """Join outputs **at the input's size**, one a placement, into one map of the image.
-
-    Each pixel is from the tile in which it lies deepest (`tile_weights`). `maps` may be an
-    iterator, so that they need not be in memory together.
-    """
+) -> Probability:
+    """Join outputs at the input's size into one map of the image, by `tile_weights`."""
     if len(placements) == 1:
         (only,) = maps
         restored_HW = restore(only, placements[0])
@@ -244,7 +227,6 @@ def tile_weights(starts: Iterable[int], tile: int) -> dict[int, Float32[np.ndarr
 def _risen(
     centres: Float64[np.ndarray, " n"], middle: float, fade: int
 ) -> Float64[np.ndarray, " n"]:
-    """From 0 before `middle` to 1 behind it, over `fade` pixels."""
     share = np.clip((centres - middle) / max(fade, 1e-9) + 0.5, 0.0, 1.0)
     return np.asarray(np.sin(share * (np.pi / 2)) ** 2)
 
@@ -262,18 +244,13 @@ def _inside(
 
 
 def resize_image(
-    image_HWC: Num[np.ndarray, "H W C"],
+    image_HWC: AnyImage,
     height: int,
     width: int,
     *,
     box: tuple[float, float, float, float] | None = None,
 ) -> Num[np.ndarray, "height width C"]:
-    """Resize an image, bilinear and antialiased; the type stays, and an equal size is a copy.
-
-    `box` says which part, in pixels of the image, becomes the new one: left, top, right, bottom.
-    Pixels beyond are still averaged in, so that a large image resized in pieces comes out like the
-    whole.
-    """
+    """Resize, bilinear and antialiased, a copy; or what a `box` (left, top, right, bottom) has."""
     assert image_HWC.dtype in (np.uint8, np.uint16, np.float32), image_HWC.dtype
     tall, wide, channels = image_HWC.shape
     if box is None and (tall, wide) == (height, width):
@@ -306,7 +283,7 @@ def reduce_image(image_HWC: UInt8[np.ndarray, "H W C"], by: int) -> UInt8[np.nda
 
 
 def resize_mask(
-    mask_HW: Num[np.ndarray, "H W"] | Bool[np.ndarray, "H W"], height: int, width: int
+    mask_HW: Num[np.ndarray, "H W"] | Mask, height: int, width: int
 ) -> Num[np.ndarray, "height width"] | Bool[np.ndarray, "height width"]:
     """Resize a mask or a map of labels by taking the nearest pixel; no value is ever made up."""
     rows, columns = _nearest(mask_HW.shape[0], height), _nearest(mask_HW.shape[1], width)

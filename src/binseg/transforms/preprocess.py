@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, Shaped, UInt, UInt8
+from jaxtyping import Float32, Num, Shaped, UInt, UInt8
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import without
@@ -24,7 +24,7 @@ from binseg.transforms.geometry import (
     resize_image,
     scaled_size,
 )
-from binseg.types import IGNORE, Box, Placement, Preprocessing
+from binseg.types import IGNORE, AnyImage, Box, Mask, Placement, Preprocessing
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
@@ -68,11 +68,8 @@ def prepare(
 ) -> tuple[UInt[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
     """Make all model inputs of an image (uint8 or uint16 by `depth`), with their placements.
 
-    A grey image is repeated to three channels, a colour one becomes grey by its luma (ITU-R 601);
-    any other number of channels must match. `intensity` says what becomes 0 and 1. The image is
-    uint8, uint16, float32, bool or float64; `name` is what messages call it; `size` is its own
-    height and width, where its decoder reduced it. Raises ImageError where channels or type don't
-    fit, or floats leave [0, 1].
+    Grey is repeated to three channels, colour becomes luma. `name` is for messages, `size` the own
+    height and width of what the decoder reduced. Raises ImageError for other channels and types.
     """
     everything = prepare_batches(
         image_HWC, preprocessing, batch_size=sys.maxsize, name=name, size=size
@@ -113,12 +110,7 @@ def prepare_batches(
 def prepare_image(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the image"
 ) -> UInt[np.ndarray, "H2 W2 channels"]:
-    """Make the whole image from which patches are cut in training (resize: tile).
-
-    At scale 1 its patches equal the tiles of `prepare` to the bit. At another scale the whole image
-    is resized where `prepare` resizes region by region, whose pixels lie up to half a pixel
-    elsewhere. Raises ImageError as `prepare`.
-    """
+    """Make the whole image from which training cuts patches (tiles); raises as `prepare`."""
     original_HWC, bounds = _opened(image_HWC, preprocessing, name)
     size = scaled_size(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
     return _resized(original_HWC, preprocessing, bounds, size)
@@ -133,12 +125,7 @@ def prepare_region(
     rows: tuple[float, float] | None = None,
     name: str = "the image",
 ) -> UInt[np.ndarray, "height width channels"]:
-    """Make an input, or some rows of one, of a region of an image that is too large to be read.
-
-    `region_HWC` is a placement's source, mirrored past the image's edges, or the rows around those
-    that are asked for; `size` is height and width of the placement's target, `values` what becomes
-    0 and 1, `rows` where in the region the result begins and ends. Raises ImageError as `prepare`.
-    """
+    """Make an input, or `rows` of it, of a part of a huge image; raises as `prepare`."""
     accepted_HWC = _accept(region_HWC, preprocessing, name)
     box = rows and (0.0, rows[0], float(accepted_HWC.shape[1]), rows[1])
     return _resized(accepted_HWC, preprocessing, values, size, box)
@@ -157,13 +144,9 @@ def percentile_step(num_values: int) -> int:
 
 
 def percentile_range(
-    sample_NC: Num[np.ndarray, "N C"],
-    extremes: tuple[Num[np.ndarray, " C"], Num[np.ndarray, " C"]],
+    sample_NC: Num[np.ndarray, "N C"], extremes: tuple[Num[np.ndarray, " C"], Num[np.ndarray, " C"]]
 ) -> Bounds:
-    """Give the values that become 0 and 1 under `intensity: percentile`, channel by channel.
-
-    The sample is every `percentile_step` rows and columns, the extremes are the whole image's.
-    """
+    """Give 0 and 1 by the percentiles of every `percentile_step`th row and column, or extremes."""
     bounds = np.percentile(sample_NC, _PERCENTILES, axis=0)
     # Where nearly all pixels are equal (a few bright specks on black) the extremes still differ.
     low_C, high_C = np.where(bounds[0] < bounds[1], bounds, np.stack(extremes))
@@ -171,9 +154,7 @@ def percentile_range(
 
 
 def prepare_truth(
-    mask_HW: Bool[np.ndarray, "H W"],
-    valid_HW: Bool[np.ndarray, "H W"],
-    placements: Sequence[Placement],
+    mask_HW: Mask, valid_HW: Mask, placements: Sequence[Placement]
 ) -> UInt8[np.ndarray, "N height width"]:
     """Make the targets of the inputs of `prepare`: 0, 1, and `IGNORE` where nothing is known."""
     assert mask_HW.shape == valid_HW.shape, (mask_HW.shape, valid_HW.shape)
@@ -189,26 +170,19 @@ def normalise(
     assert inputs_NHWC.dtype == preprocessing.pixel_type, inputs_NHWC.dtype
     mean_C11 = np.asarray(preprocessing.mean, np.float64)[:, None, None]
     std_C11 = np.asarray(preprocessing.std, np.float64)[:, None, None]
-    num, height, width, channels = inputs_NHWC.shape
-    out_NCHW = np.empty((num, channels, height, width), np.float32)
-    np.multiply(
-        inputs_NHWC.transpose(0, 3, 1, 2),
-        (1 / (preprocessing.top * std_C11)).astype(np.float32),
-        out=out_NCHW,
-    )
+    factor_C11 = (1 / (preprocessing.top * std_C11)).astype(np.float32)
+    out_NCHW = np.multiply(inputs_NHWC.transpose(0, 3, 1, 2), factor_C11, order="C")
     out_NCHW -= (mean_C11 / std_C11).astype(np.float32)
-    return out_NCHW
+    return np.asarray(out_NCHW)
 
 
 def _accept(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, name: str
-) -> Num[np.ndarray, "H W C"]:
+) -> AnyImage:
     """Refuse what can't become an input; give the rest as uint8, uint16 or float32."""
     if image_HWC.ndim != 3 or 0 in image_HWC.shape:
-        raise ImageError(
-            f"{name}: an array of shape {image_HWC.shape}; give height x width x channels, "
-            "none of them 0"
-        )
+        told = "give height x width x channels, none of them 0"
+        raise ImageError(f"{name}: an array of shape {image_HWC.shape}; {told}")
     have, want = image_HWC.shape[2], preprocessing.channels
     if have != want and (have, want) not in {(1, 3), (3, 1)}:
         raise ImageError(
@@ -217,16 +191,12 @@ def _accept(
         )
     if image_HWC.dtype == np.bool_:
         return image_HWC.astype(np.uint8) * np.uint8(255)
-    if image_HWC.dtype in (np.uint8, np.uint16, np.float32):
-        original_HWC = image_HWC
-    elif image_HWC.dtype.kind == "f":
-        original_HWC = image_HWC.astype(np.float32)
-    else:
-        raise ImageError(
-            f"{name}: pixels of type {image_HWC.dtype}; give uint8, uint16 or floats in [0, 1]"
-        )
-    if original_HWC.dtype != np.float32:
-        return original_HWC
+    if image_HWC.dtype in (np.uint8, np.uint16):
+        return image_HWC
+    if image_HWC.dtype.kind != "f":
+        told = "give uint8, uint16 or floats in [0, 1]"
+        raise ImageError(f"{name}: pixels of type {image_HWC.dtype}; {told}")
+    original_HWC = image_HWC.astype(np.float32, copy=False)
     if not np.isfinite(original_HWC).all():
         raise ImageError(f"{name}: holds NaN or infinite pixels; replace them by numbers")
     low, high = float(original_HWC.min()), float(original_HWC.max())
@@ -240,7 +210,7 @@ def _accept(
 
 def _opened(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, name: str
-) -> tuple[Num[np.ndarray, "H W C"], Bounds]:
+) -> tuple[AnyImage, Bounds]:
     """Give an image as it can be worked on, and the values of it that become 0 and 1."""
     if preprocessing.nodata is not None and image_HWC.ndim == 3:
         image_HWC, _ = without(image_HWC, preprocessing.nodata)
@@ -254,7 +224,7 @@ def _opened(
     return original_HWC, bounds
 
 
-def _to_range(values_HWC: Num[np.ndarray, "H W C"], bounds: Bounds) -> Float32[np.ndarray, "H W C"]:
+def _to_range(values_HWC: AnyImage, bounds: Bounds) -> Float32[np.ndarray, "H W C"]:
     """Stretch the bounds to 0..1 and clip; a constant channel becomes 0."""
     low_C, high_C = (np.array(one, np.float64) for one in bounds)
     width_C = np.where(high_C > low_C, high_C - low_C, np.inf)
@@ -264,9 +234,7 @@ def _to_range(values_HWC: Num[np.ndarray, "H W C"], bounds: Bounds) -> Float32[n
     return np.clip(unit_HWC, 0.0, 1.0, out=unit_HWC)
 
 
-def _fit_channels(
-    original_HWC: Num[np.ndarray, "H W C"], channels: int
-) -> Num[np.ndarray, "H W channels"]:
+def _fit_channels(original_HWC: AnyImage, channels: int) -> Num[np.ndarray, "H W channels"]:
     """Repeat grey or average colour; luma is float32, anything else keeps its type."""
     have = original_HWC.shape[2]
     if have == channels:
@@ -274,10 +242,8 @@ def _fit_channels(
     if have == 1:
         return np.repeat(original_HWC, channels, axis=2)
     assert (have, channels) == (3, 1)
-    luma_HW = np.zeros(original_HWC.shape[:2], np.float32)
-    for channel, weight in enumerate(LUMA):
-        luma_HW += original_HWC[:, :, channel] * np.float32(weight)
-    return luma_HW[:, :, None]
+    weighed = (original_HWC[:, :, at] * np.float32(share) for at, share in enumerate(LUMA))
+    return np.asarray(sum(weighed, np.zeros(original_HWC.shape[:2], np.float32)))[:, :, None]
 
 
 def _resized(

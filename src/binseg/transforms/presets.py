@@ -17,12 +17,7 @@ MAX_CONTEXT = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Strengths of the random changes; everything is off unless said.
-
-    `flip`, `flip_vertical`, `quarter_turn`, `affine`, `jitter`, `noisy` and `blur` are
-    probabilities; `affine` is that of all from `rotate` to `elastic`, `jitter` of all from
-    `brightness` to `gamma`.
-    """
+    """Strengths of changes; `affine` is the chance of rotate..elastic, `jitter` that of light."""
 
     source: str  # origin of the preset, in a few words
     flip: float = 0.0

@@ -5,20 +5,15 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 
 from binseg.transforms.geometry import resize_image, restore
-from binseg.types import Placement
+from binseg.types import Mask, Placement, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallMap:
-    """A model's output for an image that is one input, from which every pixel can be had.
-
-    Only where the source is at least as large as the target, so that enlarging needs no average:
-    each new value lies between two old ones along each axis. The numbers are those of `restore`, to
-    the bit: Pillow multiplies in float64 and keeps float32 after each axis.
-    """
+    """A smaller output of an image that is one input; pixels as `restore` gives, to the bit."""
 
     map_HW: Float32[np.ndarray, "height width"]
     placement: Placement
@@ -37,7 +32,7 @@ class SmallMap:
         """Height and width of the image."""
         return self.placement.source.height, self.placement.source.width
 
-    def whole(self) -> Float32[np.ndarray, "H W"]:
+    def whole(self) -> Probability:
         """Give the value of every pixel."""
         return np.asarray(restore(self.map_HW, self.placement).clip(0.0, 1.0))
 
@@ -49,12 +44,8 @@ class SmallMap:
         found = wide_hW[tops] * first_H1 + wide_hW[ends] * second_H1
         return np.asarray(found.astype(np.float32).clip(0.0, 1.0))
 
-    def above(self, threshold: float) -> Bool[np.ndarray, "H W"]:
-        """Tell where `whole` is above a threshold, enlarging only what a threshold crosses.
-
-        Between two rows of the map a column is above all along where it is so at both, and below
-        likewise; only where they differ its values are computed.
-        """
+    def above(self, threshold: float) -> Mask:
+        """Tell where `whole` is above a threshold, enlarging only what a threshold crosses."""
         wide_hW, cut = self._wide_hW, np.float32(threshold)
         is_above_hW = wide_hW > cut
         tops, ends, first_H, second_H = self._rows()
@@ -72,17 +63,13 @@ class SmallMap:
 
     @cached_property
     def _wide_hW(self) -> Float32[np.ndarray, "height W"]:
-        """Enlarge the map along its rows alone."""
         target = self.placement.target
         bottom, right = target.top + target.height, target.left + target.width
         inner_hw1 = self.map_HW[target.top : bottom, target.left : right, None]
         return resize_image(inner_hw1, target.height, self.placement.source.width)[:, :, 0]
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Give the two rows of the map that each row of the image lies between, and their shares.
-
-        In Pillow's own order of operations, so that they round alike.
-        """
+        """Give the two rows of the map around each row, and their shares, rounded as Pillow's."""
         num, new = self.placement.target.height, self.placement.source.height
         centres_H = (np.arange(new) + 0.5) * (num / new)
         tops_H = np.floor(centres_H - 0.5).astype(np.int64)

@@ -17,21 +17,13 @@ from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.samples import find_stored_poses, looks_inverted, notes_on_images
-from binseg.data.sources import tools
+from binseg.data.sources import standards, tools
 from binseg.data.sources.annotations import Annotated, extent_note, read_outlines
 from binseg.data.sources.coco import MARKS, find_coco, read_coco
 from binseg.data.sources.folder import find_folder, nothing_found, read_folder, read_patterns
 from binseg.data.sources.labelled import find_labelled, read_labelled
 from binseg.data.sources.listing import Findings, find_files, holds
 from binseg.data.sources.oxford_pet import download_oxford_pet, find_oxford_pet, read_oxford_pet
-from binseg.data.sources.standards import (
-    find_nnunet,
-    find_voc,
-    find_yolo,
-    read_nnunet,
-    read_voc,
-    read_yolo,
-)
 from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_synthetic
 from binseg.data.sources.tables import find_kaggle, find_manifest, read_kaggle, read_manifest
 from binseg.errors import DataError, ImageError, UsageError
@@ -44,7 +36,7 @@ NUM_SWAPPED = 4  # Images that tell whether they are the masks
 HEAD = 1 << 20  # Bytes of a file that tell what it holds
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Source:
     """One kind of dataset: how it is recognised and read."""
 
@@ -74,95 +66,46 @@ def _tool(
     find: Callable[[Path], list[Path]] | None = None,
 ) -> Source:
     """Make the row of an annotation tool; the words of each of `marks` are parted by commas."""
-    return Source(
-        about=about,
-        find=find or (lambda path: find_files(path, *suffixes)),
-        read=partial(read_outlines, parse),
-        marks=tuple(tuple(words.split(",")) for words in marks) or ((),),
-    )
+    words = tuple(tuple(one.split(",")) for one in marks) or ((),)
+    finds = find or (lambda path: find_files(path, *suffixes))
+    return Source(about, finds, partial(read_outlines, parse), marks=words)
 
 
 BY_OPTIONS = {"synthetic", "patterns"}
 """Kinds that are told by the options alone: ./synthetic is a folder."""
 SOURCES: Mapping[str, Source] = {
-    "synthetic": Source(
-        about="synthetic, the built-in generator", find=find_folder, read=read_folder
-    ),
+    "synthetic": Source("synthetic, the built-in generator", find_folder, read_folder),
     "patterns": Source(
-        about="any folder with data.images and data.masks", find=Path.is_dir, read=read_patterns
-    ),
-    "labelled": Source(
-        about="images labelled with `binseg label`",
-        find=find_labelled,
-        read=read_labelled,
-        needs="there are no labels of `binseg label` beside these images",
-    ),
-    "oxford-pet": Source(
-        about="the official Oxford-IIIT Pet layout",
-        find=find_oxford_pet,
-        read=read_oxford_pet,
-        is_published=True,
-        needs="the official layout is images/ and annotations/trimaps/; with --download "
-        "(data.download: true) it is fetched",
-    ),
-    "kaggle": Source(
-        about="a .csv of run lengths",
-        find=find_kaggle,
-        read=read_kaggle,
-        needs="needs a .csv with the columns ImageId and EncodedPixels",
-    ),
-    "manifest": Source(about="manifest.csv", find=find_manifest, read=read_manifest),
-    "voc": Source(
-        about="JPEGImages/ + SegmentationClass/",
-        find=find_voc,
-        read=read_voc,
-        needs="needs JPEGImages/ and SegmentationClass/",
-    ),
-    "nnunet": Source(
-        about="imagesTr/ + labelsTr/",
-        find=find_nnunet,
-        read=read_nnunet,
-        needs="needs imagesTr/ and labelsTr/",
-    ),
-    "yolo": Source(
-        about="YOLO's data.yaml",
-        find=find_yolo,
-        read=read_yolo,
-        needs="needs a data.yaml with the keys names, train and val",
-    ),
+        "any folder with data.images and data.masks", Path.is_dir, read_patterns),
+    "labelled": Source("images labelled with `binseg label`", find_labelled, read_labelled,
+        "there are no labels of `binseg label` beside these images"),
+    "oxford-pet": Source("the official Oxford-IIIT Pet layout", find_oxford_pet, read_oxford_pet,
+        "the official layout is images/ and annotations/trimaps/; with --download "
+        "(data.download: true) it is fetched", is_published=True),
+    "kaggle": Source("a .csv of run lengths", find_kaggle, read_kaggle,
+        "needs a .csv with the columns ImageId and EncodedPixels"),
+    "manifest": Source("manifest.csv", find_manifest, read_manifest),
+    "voc": Source("JPEGImages/ + SegmentationClass/", standards.find_voc, standards.read_voc,
+        "needs JPEGImages/ and SegmentationClass/"),
+    "nnunet": Source("imagesTr/ + labelsTr/", standards.find_nnunet, standards.read_nnunet,
+        "needs imagesTr/ and labelsTr/"),
+    "yolo": Source("YOLO's data.yaml", standards.find_yolo, standards.read_yolo,
+        "needs a data.yaml with the keys names, train and val"),
     "supervisely": _tool("img/ + ann/", tools.supervisely, find=tools.find_supervisely),
-    "folder": Source(about="images and masks", find=find_folder, read=read_folder),
+    "folder": Source("images and masks", find_folder, read_folder),
     "label-studio": _tool(
-        "Label Studio's .json", tools.label_studio, '"result","from_name","to_name"'
-    ),
+        "Label Studio's .json", tools.label_studio, '"result","from_name","to_name"'),
     "via": _tool("VIA's .json", tools.via, '"shape_attributes","filename"'),
-    "coco": Source(
-        about="one COCO .json",
-        find=find_coco,
-        read=read_coco,
-        needs="needs exactly one .json file of COCO annotations; name the file",
-        marks=(MARKS,),
-    ),
-    "labelme": Source(
-        about="labelme .json files",
-        find=tools.find_labelme,
-        read=tools.read_labelme,
-        marks=(('"shapes"',),),
-    ),
+    "coco": Source("one COCO .json", find_coco, read_coco,
+        "needs exactly one .json file of COCO annotations; name the file", marks=(MARKS,)),
+    "labelme": Source("labelme .json files", tools.find_labelme, tools.read_labelme,
+        marks=(('"shapes"',),)),
     "cvat": _tool("CVAT's annotations.xml", tools.cvat, "<annotations,<image ", suffixes=(".xml",)),
-    "v7": _tool(
-        "V7's .json files",
-        tools.v7,
-        '"annotations","item","slots"',
-        '"annotations","image","dataset"',
-    ),
-    "qupath": _tool(
-        "QuPath's .geojson files",
-        tools.qupath,
-        '"geometry","coordinates"',
-        suffixes=(".geojson", ".json"),
-    ),
-}
+    "v7": _tool("V7's .json files", tools.v7,
+        '"annotations","item","slots"', '"annotations","image","dataset"'),
+    "qupath": _tool("QuPath's .geojson files", tools.qupath, '"geometry","coordinates"',
+        suffixes=(".geojson", ".json")),
+}  # fmt: skip
 """Every kind of dataset by its name in `data.kind`; what is more special is looked for first."""
 
 
@@ -182,13 +125,7 @@ NOT_READ: tuple[tuple[str, bytes, str], ...] = (
 
 
 def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
-    """Find the records and read off what the masks' values mean; nothing is decoded but that.
-
-    `progress` hears which kind was taken, what was ignored and how masks are read. Records have a
-    split only where the data brings one; `assign_splits` fills in the rest. Raises DataError (data
-    that isn't there, isn't whole, or is ambiguous) and UsageError (options that contradict each
-    other).
-    """
+    """Find the records and what masks mean, told to `progress`; DataError, UsageError."""
     if not config.path:
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
     if config.kind != "auto" and config.kind not in SOURCES:
@@ -257,9 +194,8 @@ def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
     assert config.path
     if config.kind == "synthetic" or (config.kind == "auto" and is_synthetic(config.path)):
         if not is_synthetic(config.path):
-            raise UsageError(
-                f"data.kind: synthetic needs data.path: synthetic, not {config.path!r}"
-            )
+            told = f"data.path: synthetic, not {config.path!r}"
+            raise UsageError(f"data.kind: synthetic needs {told}")
         return "synthetic", make_synthetic(parse_synthetic(config.path), progress=progress)
     root, kind = Path(config.path).expanduser(), config.kind
     if config.images is not None and kind == "auto":

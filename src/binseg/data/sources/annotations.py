@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
-from jaxtyping import Bool
 from PIL.PngImagePlugin import PngImageFile
 
 from binseg.config.recipe import DataConfig
@@ -21,7 +20,7 @@ from binseg.data.sources.listing import Findings, inside, list_folder, posix
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, probe
 from binseg.imageio.decoding import swaps_sides
-from binseg.types import Record, Ring, Shape, Split
+from binseg.types import Mask, Record, Ring, Shape, Split
 
 IGNORED, BACKGROUND = {"__ignore__", "ignore", "ignored", "ignore*"}, {"_background_", "background"}
 """Labels of tools for what doesn't count, and for what is no object."""
@@ -118,28 +117,18 @@ def findings_of(
 ) -> Findings:
     """Make records of a tool's items; images without an entry are left out, and said."""
     if config.foreground is not None:
-        raise DataError(
-            f"{root}: data.foreground is for values of mask files or COCO categories; choose "
-            "outlines by data.labels"
-        )
+        why = "data.foreground is for values of mask files or COCO categories"
+        raise DataError(f"{root}: {why}; choose outlines by data.labels")
     labels, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
     entry_of, as_stored = _by_image(items, FolderImages(folder=root, home=root), problems)
     refuse(root, problems)
-    records = [
-        Record(
-            id=_id_of(path, root),
-            image_path=path,
-            shapes=foreground_of(one.shapes, labels),
-            split=one.split,
-            mask_as_stored=path in as_stored,
-        )
-        for path, one in entry_of.items()
-    ]
-    alone = [
-        Record(id=_id_of(path, root), image_path=path, shapes=())
-        for path in list_folder(root).images
-        if path not in entry_of
-    ]
+    records = []
+    for path, one in entry_of.items():
+        found = Record(id=_id_of(path, root), image_path=path, split=one.split)
+        shapes = foreground_of(one.shapes, labels)
+        records.append(replace(found, shapes=shapes, mask_as_stored=path in as_stored))
+    rest = [path for path in list_folder(root).images if path not in entry_of]
+    alone = [Record(id=_id_of(path, root), image_path=path, shapes=()) for path in rest]
     empty, told = without_mask(alone, len(records), config, root, noun=noun)
     notes = [note, *told]
     if kinds := Counter(kind for one in items for kind in one.left_out):
@@ -170,10 +159,6 @@ def empty_note(records: Sequence[Record]) -> list[str]:
 def _by_image(
     items: Iterable[Annotated], images: FolderImages, problems: list[str]
 ) -> tuple[dict[Path, Annotated], set[Path]]:
-    """Find the image of each entry, and join the entries of one; problems are added.
-
-    Gives also the images whose outlines were drawn before EXIF turned them.
-    """
     entry_of: dict[Path, Annotated] = {}
     as_stored: set[Path] = set()
     for one in items:
@@ -193,10 +178,7 @@ def _by_image(
 def without_mask(
     alone: Sequence[Record], num_used: int, config: DataConfig, root: Path, *, noun: str
 ) -> tuple[list[Record], list[str]]:
-    """Take images without a mask for empty, leave them out or refuse them, and say so.
-
-    `data.missing` decides; `alone` are their records, without shapes.
-    """
+    """Take images without a mask for empty, leave them out or refuse, as `data.missing` says."""
     if not alone:
         return [], []
     names = name_some(one.image_path.relative_to(root).as_posix() for one in alone)
@@ -207,7 +189,7 @@ def without_mask(
         return [*alone], [f"{told} taken for empty ({names})"]
     return [], [
         f"{counted(num_used, 'image', 'images')} with {noun} used, {told} left out ({names}): "
-        "`binseg suggest` says which to label next; data.missing: empty takes them for background",
+        "`binseg suggest` says which to label next; data.missing: empty takes them for background"
     ]
 
 
@@ -221,21 +203,17 @@ def choose_labels(
         told = name_some(sorted(usual - {""}), limit=10)
         return usual, f"foreground: {f'all labels ({told})' if told else 'all that is marked'}"
     if unknown := [one for one in config.labels if one not in there]:
-        raise DataError(
-            f"{root}: data.labels names {name_some(unknown)}, which aren't there; there are "
-            f"{name_some(sorted(there), limit=20)}"
-        )
+        known = name_some(sorted(there), limit=20)
+        told = f"data.labels names {name_some(unknown)}, which aren't there"
+        raise DataError(f"{root}: {told}; there are {known}")
     told = name_some(config.labels, limit=10)
     return frozenset(config.labels), f"foreground: {told}; all other labels are background"
 
 
 def foreground_of(shapes: Iterable[Shape], labels: frozenset[str]) -> tuple[Shape, ...]:
     """Keep the shapes that are foreground, and mark those that don't count."""
-    return tuple(
-        replace(one, ignored=one.label not in labels)
-        for one in shapes
-        if one.label in labels or one.label.lower() in IGNORED
-    )
+    kept = [one for one in shapes if one.label in labels or one.label.lower() in IGNORED]
+    return tuple(replace(one, ignored=one.label not in labels) for one in kept)
 
 
 def _id_of(path: Path, root: Path) -> str:
@@ -251,10 +229,7 @@ def is_background(label: str) -> bool:
 def check_outlines(
     image: Path, shapes: Iterable[Shape], *sizes: tuple[object, object]
 ) -> tuple[list[str], bool]:
-    """Say what is wrong with outlines, for an image of these heights and widths, if they are said.
-
-    Gives also whether they were drawn on the pixels as stored, which EXIF lays on their side.
-    """
+    """Say what is wrong with outlines for these sizes, and if they are on pixels as stored."""
     try:
         info = probe(image)
     except ImageError:
@@ -274,13 +249,10 @@ def check_outlines(
         wrong.append(f"{image.name}: {scaled}")
     elif not ((corners_N2 >= 0) & (corners_N2 <= ends)).all(axis=1).any():
         wrong.append(f"{told}, and no corner of its outlines lies in it")
-    elif (
-        not wrong and (corners_N2 > MOST_BEYOND * ends).any() and not swaps_sides(info.orientation)
-    ):
+    elif not (wrong or (corners_N2 <= MOST_BEYOND * ends).all() or swaps_sides(info.orientation)):
         x, y = corners_N2.max(axis=0)
-        wrong.append(
-            f"{told}, its outlines reach to {y:.0f}x{x:.0f}: were they drawn at that size?"
-        )
+        reach = f"its outlines reach to {y:.0f}x{x:.0f}"
+        wrong.append(f"{told}, {reach}: were they drawn at that size?")
     return wrong, is_stored
 
 
@@ -323,9 +295,8 @@ def parts_of(rings: Sequence[Ring], label: str) -> tuple[Shape, ...]:
     areas = [Polygon(ring).buffer(0) for ring in rings]
     holes_of: dict[int, list[Ring]] = {}
     for index, area in enumerate(areas):
-        around = [
-            n for n, other in enumerate(areas) if n != index and other.contains_properly(area)
-        ]
+        others = [(n, other) for n, other in enumerate(areas) if n != index]
+        around = [n for n, other in others if other.contains_properly(area)]
         # A ring inside a hole is an island again.
         if len(around) % 2:
             inner = min(around, key=lambda one: areas[one].area)
@@ -354,21 +325,17 @@ def rings_of_runs(runs: Sequence[int], *, height: int, width: int) -> tuple[Ring
     return tuple(rings)
 
 
-def rings_of_mask(
-    mask_HW: Bool[np.ndarray, "H W"], *, left: float = 0.0, top: float = 0.0
-) -> tuple[Ring, ...]:
+def rings_of_mask(mask_HW: Mask, *, left: float = 0.0, top: float = 0.0) -> tuple[Ring, ...]:
     """Turn a bitmap that lies somewhere in an image into rectangles, pixel for pixel."""
     height, width = mask_HW.shape
     flat = mask_HW.T.ravel().astype(np.int8)
     changes = np.flatnonzero(np.diff(flat, prepend=0))
     runs = np.diff([0, *changes.tolist(), flat.size]).tolist()
-    return tuple(
-        tuple((x + left, y + top) for x, y in ring)
-        for ring in rings_of_runs(runs, height=height, width=width)
-    )
+    rings = rings_of_runs(runs, height=height, width=width)
+    return tuple(tuple((x + left, y + top) for x, y in ring) for ring in rings)
 
 
-def mask_of_png(text: str | bytes) -> Bool[np.ndarray, "H W"]:
+def mask_of_png(text: str | bytes) -> Mask:
     """Read a bitmap out of a PNG (bytes or base64), by its alpha if it has one; ValueError."""
     try:
         data = base64.b64decode(text, validate=True) if isinstance(text, str) else text

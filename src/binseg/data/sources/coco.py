@@ -8,15 +8,8 @@ from typing import Any
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import SPLITS, name_some
-from binseg.data.sources.annotations import (
-    FolderImages,
-    check_outlines,
-    empty_note,
-    is_background,
-    parts_of,
-    refuse,
-    rings_of_runs,
-)
+from binseg.data.sources import annotations as outlines
+from binseg.data.sources.annotations import FolderImages, is_background, rings_of_runs
 from binseg.data.sources.layouts import split_of
 from binseg.data.sources.listing import (
     Findings,
@@ -34,13 +27,7 @@ MARKS = ('"images"', '"annotations"')  # Words of each such file
 
 
 def read_coco(files: Mapping[Path, Split | None], path: Path, config: DataConfig) -> Findings:
-    """Read COCO annotations, one file or one for each split.
-
-    Every category is foreground unless `data.labels` names some, or `data.foreground` ids. The
-    polygons of an object are united; one that lies wholly inside another is a hole. Images are
-    looked for beside the file, in `images/` there, and in `images/` one folder up; those that
-    aren't there are found by their name anywhere in the folder, or below the file's.
-    """
+    """Read COCO annotations, one file or one for each split; images are found by their names."""
     records: list[Record] = []
     notes: list[str] = []
     for file, split in files.items():
@@ -95,7 +82,7 @@ def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | Non
             continue
         shapes = tuple(shapes_of.pop(id_, []))
         listed = (image.get("height"), image.get("width"))
-        wrong, is_stored = check_outlines(found, shapes, listed, *sizes_of[id_])
+        wrong, is_stored = outlines.check_outlines(found, shapes, listed, *sizes_of[id_])
         problems += wrong
         stem = Path(posix(name)).with_suffix("").as_posix()
         id_ = stem if split is None else f"{split}/{stem}"
@@ -104,10 +91,10 @@ def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | Non
         )
     if strays := [key for key in shapes_of if key not in known]:
         problems.append(f"annotations for images that are not listed: {name_some(strays)}")
-    refuse(file, problems)
+    outlines.refuse(file, problems)
     num = sum(bool(a.get("iscrowd")) for a in kept)
     crowds = [f"{num} crowd regions (iscrowd) count as foreground, as a whole"] if num else []
-    return Findings(records=tuple(records), notes=(note, *crowds, *empty_note(records)))
+    return Findings(records=tuple(records), notes=(note, *crowds, *outlines.empty_note(records)))
 
 
 def find_coco(path: Path) -> dict[Path, Split | None]:
@@ -141,16 +128,10 @@ def _places(file: Path, path: Path, split: Split | None) -> list[FolderImages]:
     """Give the folders to look for images in: those of the split first."""
     is_aside = file.parent.name.lower() == "annotations"
     home = path if path.is_dir() else file.parent.parent if is_aside else file.parent
-    own = [
-        one
-        for top in (home, home / "images")
-        if split is not None and top.is_dir()
-        for one in subfolders(top)
-        if split_of(one.name) == split
-    ]
-    return [FolderImages(folder=one, home=one) for one in own] + [
-        FolderImages(folder=file.parent, home=home)
-    ]
+    tops = [top for top in (home, home / "images") if split is not None and top.is_dir()]
+    own = [one for top in tops for one in subfolders(top) if split_of(one.name) == split]
+    own_places = [FolderImages(folder=one, home=one) for one in own]
+    return [*own_places, FolderImages(folder=file.parent, home=home)]
 
 
 def _find(name: str, places: list[FolderImages]) -> Path:
@@ -177,24 +158,20 @@ def _choose(names: dict[str, str], config: DataConfig, file: Path) -> tuple[set[
     known = {word for key, told in names.items() for word in (key, told.partition(" ")[2])}
     if unknown := [one for one in asked if one not in known]:
         option = "foreground" if config.labels is None else "labels"
-        raise DataError(
-            f"{file}: data.{option} names the categories {name_some(unknown)}, which aren't "
-            f"there; there are {name_some(names.values(), limit=20)}"
-        )
+        there = f"which aren't there; there are {name_some(names.values(), limit=20)}"
+        raise DataError(f"{file}: data.{option} names the categories {name_some(unknown)}, {there}")
     told = name_some((names[key] for key in names if key in chosen), limit=10)
     return chosen, f"foreground: categories {told}; all others are background"
 
 
-def _shapes(
-    annotation: Mapping[str, Any],
-) -> tuple[Sequence[Shape], set[tuple[object, object]]]:
+def _shapes(annotation: Mapping[str, Any]) -> tuple[Sequence[Shape], set[tuple[object, object]]]:
     """Give an object's outlines, and the size that its run lengths are for."""
     segmentation, label = annotation.get("segmentation"), str(annotation.get("category_id", ""))
     if isinstance(segmentation, list) and segmentation:
         rings = tuple(ring_of(points) for points in segmentation)
         if any(len(ring) < 3 for ring in rings):
             raise ValueError("has fewer than 3 corners")
-        return parts_of(rings, label), set()
+        return outlines.parts_of(rings, label), set()
     if not isinstance(segmentation, dict):
         raise ValueError("is missing (a box alone is no outline)")  # noqa: TRY004  # the file's fault
     size, counts = segmentation.get("size"), segmentation.get("counts")

@@ -13,19 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
+from binseg.data.sources import layouts
 from binseg.data.sources.annotations import without_mask
-from binseg.data.sources.layouts import (
-    Named,
-    Part,
-    find_parts,
-    holds_pair,
-    mask_name_of,
-    mask_of_piece,
-    split_of_path,
-    unused_folders,
-    without_images,
-    wrapped,
-)
 from binseg.data.sources.listing import Findings, ignored_note, list_folder, read_lines, subfolders
 from binseg.data.splits import parse_split
 from binseg.errors import DataError, ImageError
@@ -41,13 +30,12 @@ Pair = tuple[str, Path, tuple[Path, ...]]  # An image's name, its path, and the 
 
 
 def pair_up(
-    images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str] = ()
+    images: Sequence[layouts.Named],
+    masks: Sequence[layouts.Named],
+    *,
+    in_pieces: Collection[str] = (),
 ) -> tuple[list[Pair], list[str], bool]:
-    """Pair images and masks by name, or else by what their names don't all share.
-
-    Gives pairs sorted by name, what is wrong, and whether the difference told; the mask of a name
-    `in_pieces` is in all files of that name.
-    """
+    """Pair images and masks; give pairs by name, what is wrong, and if differences told."""
     pairs, wrong = _pair_by_name(images, masks, in_pieces=in_pieces)
     if wrong and (found := _pair_by_difference(images, masks)):
         also, lacking = found
@@ -57,7 +45,7 @@ def pair_up(
 
 
 def _pair_by_name(
-    images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str]
+    images: Sequence[layouts.Named], masks: Sequence[layouts.Named], *, in_pieces: Collection[str]
 ) -> tuple[list[Pair], list[str]]:
     """Pair each image with the mask of its name, which may add `_mask`, `-gt` and the like."""
     images_of, masks_of, pieces_of = (defaultdict[str, list[Path]](list) for _ in range(3))
@@ -65,34 +53,31 @@ def _pair_by_name(
         images_of[name].append(path)
     mask_names = {name for name, _ in masks}
     for name, path in masks:
-        whole = mask_of_piece(name)
+        whole = layouts.mask_of_piece(name)
         if name in images_of:
             (pieces_of if name in in_pieces else masks_of)[name].append(path)
         elif whole and whole in mask_names:
-            pieces_of[mask_name_of(whole) or whole].append(path)
+            pieces_of[layouts.mask_name_of(whole) or whole].append(path)
         else:
-            masks_of[mask_name_of(name) or name].append(path)
+            masks_of[layouts.mask_name_of(name) or name].append(path)
     doubles = [*_doubles("image", images_of), *_doubles("mask", masks_of)]
     files_of = {name: (*masks_of[name], *pieces_of[name]) for name in {*masks_of, *pieces_of}}
     first_images = {name: paths[0] for name, paths in images_of.items()}
     first_masks = {name: paths[0] for name, paths in files_of.items()}
-    pairs = [
-        (name, path, files_of[name])
-        for name, path in sorted(first_images.items())
-        if name in files_of
-    ]
+    both = sorted(first_images.keys() & files_of.keys())
+    pairs = [(name, first_images[name], files_of[name]) for name in both]
     return pairs, [*doubles, *_partnerless(first_images, first_masks)]
 
 
 def _pair_by_difference(
-    images: Sequence[Named], masks: Sequence[Named]
+    images: Sequence[layouts.Named], masks: Sequence[layouts.Named]
 ) -> tuple[list[Pair], list[str]] | None:
     """Pair `7_sat.jpg` and `7_mask.png`: names differ by parts that all images, all masks share."""
     if len(images) == len(masks) == 1:
         return [(*images[0], (masks[0][1],))], []
-    by_word = [mask_name_of(name) or name for name, _ in masks]
+    by_word = [layouts.mask_name_of(name) or name for name, _ in masks]
     most = _MOST_AGREE * max(len(images), len(masks))
-    found: list[tuple[dict[str, Named], dict[str, Named], set[str]]] = []
+    found: list[tuple[dict[str, layouts.Named], dict[str, layouts.Named], set[str]]] = []
     for image_cores in ([name for name, _ in images], _cores(images)):
         for mask_cores in (_cores(masks), by_word):
             image_of = dict(zip(image_cores, images, strict=True))
@@ -105,13 +90,11 @@ def _pair_by_difference(
         return None
     image_of, mask_of, both = max(found, key=lambda one: len(one[2]))
     pairs: list[Pair] = sorted((*image_of[core], (mask_of[core][1],)) for core in both)
-    path_of, mask_path_of = (
-        {core: path for core, (_, path) in of.items()} for of in (image_of, mask_of)
-    )
-    return pairs, _partnerless(path_of, mask_path_of)
+    paths = ({core: path for core, (_, path) in of.items()} for of in (image_of, mask_of))
+    return pairs, _partnerless(*paths)
 
 
-def _cores(named: Sequence[Named]) -> list[str]:
+def _cores(named: Sequence[layouts.Named]) -> list[str]:
     """Strip each file's name of the beginning and ending that all share."""
     files = [PurePosixPath(name) for name, _ in named]
     names = [file.name for file in files]
@@ -120,10 +103,8 @@ def _cores(named: Sequence[Named]) -> list[str]:
     backwards = [name[::-1] for name in names]
     tail = re.sub(r"\d+$", "", commonprefix(backwards))  # noqa: RUF071
     cores = [name[len(head) : len(name) - len(tail)] for name in names]
-    return [
-        (file.parent / core).as_posix() if core else ""
-        for file, core in zip(files, cores, strict=True)
-    ]
+    both = zip(files, cores, strict=True)
+    return [(file.parent / core).as_posix() if core else "" for file, core in both]
 
 
 def records_of_pair(
@@ -133,21 +114,19 @@ def records_of_pair(
     mask, *further = masks
     num_pages, num_masks = _num_pages(image), _num_pages(mask)
     if further and (num_pages > 1 or any(_num_pages(path) > 1 for path in masks)):
-        raise DataError(
-            f"{image} has {len(masks)} masks ({name_some([path.name for path in masks])}); masks "
-            "in several files are for single images, not for stacks of pages"
-        )
+        told = f"{image} has {len(masks)} masks ({name_some([path.name for path in masks])})"
+        why = "masks in several files are for single images, not for stacks of pages"
+        raise DataError(f"{told}; {why}")
     if num_pages != num_masks:
-        axes = "if they are channels, save it with its axes named (C Y X, OME-TIFF or ImageJ)"
-        are_channels = num_masks == 1 and num_pages <= MOST_CHANNELS
-        raise DataError(
-            f"{image} has {num_pages} pages, but its mask {mask.name} has {num_masks}; "
-            f"each page needs its mask{f'; {axes}' if are_channels else ''}"
-        )
-    record = Record(
-        id=name, image_path=image, mask_path=mask, further_masks=tuple(further), split=split
-    )
-    return pages_of(record, page_group)
+        told = f"{image} has {num_pages} pages, but its mask {mask.name} has {num_masks}"
+        way_on = "each page needs its mask"
+        if num_masks == 1 and num_pages <= MOST_CHANNELS:
+            way_on += (
+                "; if they are channels, save it with its axes named (C Y X, OME-TIFF or ImageJ)"
+            )
+        raise DataError(f"{told}; {way_on}")
+    record = Record(id=name, image_path=image, mask_path=mask, split=split)
+    return pages_of(replace(record, further_masks=tuple(further)), page_group)
 
 
 def pages_of(record: Record, page_group: int) -> list[Record]:
@@ -156,14 +135,10 @@ def pages_of(record: Record, page_group: int) -> list[Record]:
     _check_axes(record)
     if num_pages == 1:
         return [record]
+    groups = {page: f"{name}-block{page // page_group:04d}" for page in range(num_pages)}
     return [
-        replace(
-            record,
-            id=f"{name}-page{page:04d}",
-            page=page,
-            group=f"{name}-block{page // page_group:04d}",
-        )
-        for page in range(num_pages)
+        replace(record, id=f"{name}-page{page:04d}", page=page, group=group)
+        for page, group in groups.items()
     ]
 
 
@@ -177,10 +152,9 @@ def _check_axes(record: Record) -> None:
     said = {axes: path for path, axes in ways.items() if axes}
     if len(said) > 1:
         told = ", ".join(f"{path.name} ({axes})" for axes, path in said.items())
-        raise DataError(
-            f"{record.image_path}: the axes of volume and mask run in other ways: {told}; save "
-            "both alike, for example by nibabel.as_closest_canonical"
-        )
+        way_on = "save both alike, for example by nibabel.as_closest_canonical"
+        odd = f"the axes of volume and mask run in other ways: {told}"
+        raise DataError(f"{record.image_path}: {odd}; {way_on}")
 
 
 def _num_pages(path: Path) -> int:
@@ -194,21 +168,16 @@ def _num_pages(path: Path) -> int:
 
 
 def _doubles(noun: str, paths_of: Mapping[str, list[Path]]) -> list[str]:
-    doubles = [
-        " and ".join(_shown(name, path) for path in paths)
-        for name, paths in sorted(paths_of.items())
-        if len(paths) > 1
-    ]
+    several = {name: paths for name, paths in sorted(paths_of.items()) if len(paths) > 1}
+    doubles = [" and ".join(_shown(name, one) for one in x) for name, x in several.items()]
     told = counted(len(doubles), "name stands", "names stand")
     return [f"{told} for two {noun}s ({name_some(doubles)})"] if doubles else []
 
 
 def _partnerless(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
     told = []
-    for noun, partner, these, those in (
-        ("image", "mask", images, masks),
-        ("mask", "image", masks, images),
-    ):
+    ways = (("image", "mask", images, masks), ("mask", "image", masks, images))
+    for noun, partner, these, those in ways:
         if alone := [_shown(name, these[name]) for name in sorted(these.keys() - those.keys())]:
             num = counted(len(alone), f"{noun} has", f"{noun}s have")
             told.append(f"{num} no {partner} ({name_some(alone)})")
@@ -216,7 +185,6 @@ def _partnerless(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[
 
 
 def _shown(name: str, path: Path) -> str:
-    """A file's name, with the folders that are part of the name."""
     return (PurePosixPath(name).parent / path.name).as_posix()
 
 
@@ -227,14 +195,14 @@ ACCEPTED = (
 )
 
 
-def find_folder(root: Path) -> tuple[list[Part], list[str]] | None:
+def find_folder(root: Path) -> tuple[list[layouts.Part], list[str]] | None:
     """Find images with masks, and notes on the folders that hold them."""
-    found = find_parts(root) if root.is_dir() else ([], [])
+    found = layouts.find_parts(root) if root.is_dir() else ([], [])
     return found if found[0] else None
 
 
 def read_folder(
-    found: tuple[list[Part], list[str]] | None, root: Path, config: DataConfig
+    found: tuple[list[layouts.Part], list[str]] | None, root: Path, config: DataConfig
 ) -> Findings:
     """Pair the folder's images and masks; both ways checked."""
     if not root.is_dir():
@@ -268,11 +236,11 @@ def read_folder(
         raise DataError(f"{root}: {'; '.join(problems)}; images and masks pair by file name")
     empty, told = without_mask(lone, len(records), config, root, noun="mask")
     records, notes = records + empty, [*notes, *told]
-    lists = next(filter(None, map(split_lists, wrapped(root))), {})
+    lists = next(filter(None, map(split_lists, layouts.wrapped(root))), {})
     if lists and all(part.split is None for part in parts):
         records = _listed(records, lists, root, {one.id for one in lone})
         notes.append(f"split from {', '.join(path.name for path in lists)}")
-    if unused := unused_folders(root, parts):
+    if unused := layouts.unused_folders(root, parts):
         notes.append(f"folders of images that are not used: {name_some(unused)}")
     others = {path for part in parts for path in part.others if path not in lists}
     return Findings(
@@ -287,7 +255,7 @@ def read_folder(
 
 
 def _only_lack_masks(
-    alone: Sequence[Named], pairs: Sequence[Pair], wrong: Sequence[str], part: Part
+    alone: Sequence[layouts.Named], pairs: Sequence[Pair], wrong: Sequence[str], part: layouts.Part
 ) -> bool:
     """Tell whether nothing is wrong but that some images' masks have yet to be made."""
     names = {name for name, _, _ in pairs}
@@ -314,16 +282,14 @@ def read_patterns(_: object, root: Path, config: DataConfig) -> Findings:
     )
     images = {key: path for key, path in images.items() if path not in set(masks.values())}
     if strays := sorted(masks.keys() - images.keys()):
-        raise DataError(
-            f"{root}: {counted(len(strays), 'mask has', 'masks have')} no image of the same key "
-            f"({name_some(strays)})"
-        )
+        told = f"{counted(len(strays), 'mask has', 'masks have')} no image of the same key"
+        raise DataError(f"{root}: {told} ({name_some(strays)})")
     rest = sorted(images.keys() - masks.keys())
     alone = [Record(id=key, image_path=images[key], shapes=()) for key in rest]
     records: list[Record] = []
     for key, mask in sorted(masks.items()):
         image = images[key]
-        split, group = split_of_path(image, root), config.page_group
+        split, group = layouts.split_of_path(image, root), config.page_group
         records += records_of_pair(key, image, [mask], split=split, page_group=group)
     empty, notes = without_mask(alone, len(records), config, root, noun="mask")
     records += empty
@@ -343,10 +309,8 @@ def _matched(pattern: str, paths: Sequence[Path], root: Path, noun: str) -> dict
         if match := found.fullmatch(path.relative_to(root).as_posix()):
             key = match["key"] if "key" in found.groupindex else "/".join(match.groups())
             if key in path_of:
-                raise DataError(
-                    f"data.{noun}: {pattern!r} gives {path_of[key].name} and {path.name} one key, "
-                    f"{key!r}"
-                )
+                two = f"{path_of[key].name} and {path.name}"
+                raise DataError(f"data.{noun}: {pattern!r} gives {two} one key, {key!r}")
             path_of[key] = path
     if not path_of:
         raise DataError(f"data.{noun}: {pattern!r} fits none of {len(paths)} images in {root}")
@@ -371,16 +335,15 @@ def nothing_found(root: Path) -> str:
     folders = [f"{folder.name}/" for folder in subfolders(root)]
     files = [path.name for path in (*listing.images, *listing.others)]
     there = name_some([*folders, *files], limit=8) or "nothing"
-    near = [one for one in (root.resolve().parent, *subfolders(root)) if holds_pair(one)]
+    near = [one for one in (root.resolve().parent, *subfolders(root)) if layouts.holds_pair(one)]
     if near:
         meant = " or ".join(str(one) for one in near[:3])
         return f"{root}: no images with masks found; it holds {there}; did you mean {meant}?"
-    told = "; ".join([f"it holds {there}", *without_images(root)])
+    told = "; ".join([f"it holds {there}", *layouts.without_images(root)])
     return f"{root}: no images with masks found; {told}. Accepted: {ACCEPTED}"
 
 
 def _notes_on(records: Sequence[Record], page_group: int) -> list[str]:
-    """Say that there are pages of stacks, and masks in several files."""
     notes = []
     if num_pages := sum(record.page is not None for record in records):
         notes.append(
@@ -417,13 +380,8 @@ def _listed(
             if split_of.setdefault(name, split) != split:
                 raise DataError(f"{path}: {name} is also listed for {split_of[name]}")
     # All pages of a stack go where the stack's own name is listed.
-    name_of = {
-        record.id: record.id.rpartition("-page")[0] if record.page is not None else record.id
-        for record in records
-    }
-    strange = sorted(split_of.keys() - set(name_of.values()) - lone)
-    if strange:
-        raise DataError(
-            f"{root}: the lists name {len(strange)} images that aren't there ({name_some(strange)})"
-        )
+    name_of = {x.id: x.id if x.page is None else x.id.rpartition("-page")[0] for x in records}
+    if strange := sorted(split_of.keys() - set(name_of.values()) - lone):
+        told = f"{len(strange)} images that aren't there ({name_some(strange)})"
+        raise DataError(f"{root}: the lists name {told}")
     return [replace(record, split=split_of.get(name_of[record.id])) for record in records]

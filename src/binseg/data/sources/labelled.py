@@ -33,7 +33,6 @@ def images_of_project(path: Path, home: Path | None = None) -> tuple[Path, Path]
 
 
 def _told(home: Path) -> Path | None:
-    """Read from the log where its images are."""
     found = _asked(home, "select value from facts where name = 'images'")
     if not found:
         return None
@@ -70,21 +69,15 @@ def read_labelled(found: tuple[Path, Path], root: Path, config: DataConfig) -> F
         path.relative_to(home / "masks").with_suffix("").as_posix(): path
         for path in (list_folder(home / "masks").images if (home / "masks").is_dir() else ())
     }
-    records = [
-        Record(
-            id=name,
-            image_path=images / file,
-            mask_path=masks[name],
-            split=_split(name, is_check=bool(is_check)),
-        )
-        for name, file, is_check, _ in listed
-        if name in masks
-    ]
+    records = []
+    for name, file, is_check, _ in listed:
+        if name in masks:
+            split = _split(name, is_check=bool(is_check))
+            one = Record(id=name, image_path=images / file, mask_path=masks[name], split=split)
+            records.append(one)
     if not records:
-        raise DataError(
-            f"{images}: none of {counted(len(listed), 'image', 'images')} is labelled yet; "
-            f"`binseg label {images}` does it"
-        )
+        told = f"none of {counted(len(listed), 'image', 'images')} is labelled yet"
+        raise DataError(f"{images}: {told}; `binseg label {images}` does it")
     left = len(listed) - len(records)
     skipped = sum(state == "skipped" for *_, state in listed)
     note = f"labelled with `binseg label`: {len(records)} of {len(listed)} images"

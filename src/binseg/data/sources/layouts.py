@@ -48,16 +48,16 @@ _PIECE = re.compile(r"^(?P<mask>.+?[ ._-]masks?)[ ._-]\d{1,3}$", re.IGNORECASE)
 Named = tuple[str, Path]  # Path in its folder without ending, and the whole path
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Part:
     """Images and masks that belong together: the whole folder, or one split of it."""
 
     where: str  # Folders that were taken for it, as the user reads them: `images/ + masks/`
-    split: Split | None = None
-    prefix: str = ""  # Before each name, so that train/001 and test/001 are two images
     images: tuple[Named, ...]
     masks: tuple[Named, ...]
     others: tuple[Path, ...]
+    split: Split | None = None
+    prefix: str = ""  # Before each name, so that train/001 and test/001 are two images
     in_pieces: frozenset[str] = frozenset()  # Images whose mask is in all files of that name
 
 
@@ -150,17 +150,14 @@ def _splits_of_pairs(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
     """`train/`, `val/` and `test/`, each holding a pair of folders, or images beside masks."""
     notes: list[str] = []
     parts: list[Part] = []
-    pairs = {
-        folder: _named_pair(folder) for folder in folders if parse_split(folder.name) is not None
-    }
+    of_splits = [folder for folder in folders if parse_split(folder.name) is not None]
+    pairs = {folder: _named_pair(folder) for folder in of_splits}
     by_hand = {_plain(pair[1].name) for pair in pairs.values() if pair} & _MANUAL
     for folder, pair in pairs.items():
         split, prefix = parse_split(folder.name), f"{folder.name}/"
         if pair and by_hand and _plain(pair[1].name) in _FIELD:
-            notes.append(
-                f"{prefix} is left out: its {pair[1].name}/ is something else than the masks that "
-                "the other splits have"
-            )
+            told = "is something else than the masks that the other splits have"
+            notes.append(f"{prefix} is left out: its {pair[1].name}/ {told}")
             continue
         part = _pair_part(*pair, root=root) if pair else _cases(folder, root=root, least=1)
         part = part or _beside(folder, root=root)
@@ -183,14 +180,10 @@ def _pairs_of_splits(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
         for kind, several in kinds.items():
             if len(several) > 1:
                 raise DataError(_doubtful(root, several, kind))
-    parts = [
-        replace(
-            _pair_part(kinds["images"][0], kinds["masks"][0], root=root),
-            split=split,
-            prefix=f"{split}/",
-        )
-        for split, kinds in whole.items()
-    ]
+    parts = []
+    for split, kinds in whole.items():
+        part = _pair_part(kinds["images"][0], kinds["masks"][0], root=root)
+        parts.append(replace(part, split=split, prefix=f"{split}/"))
     notes = [
         f"{folder.name}/ has no folder of masks beside it: left out"
         for split in sorted(found.keys() - whole.keys())
@@ -267,9 +260,8 @@ def _named_pair(root: Path) -> tuple[Path, Path] | None:
         full = ([one for one in some if list_folder(one).images] for some in every)
         fitting = next((some for some in full if some), [])
         by_hand = [one for one in fitting if _plain(one.name) in _MANUAL]
-        if len(by_hand) == 1 and all(
-            _plain(one.name) in _FIELD for one in fitting if one not in by_hand
-        ):
+        rest = {_plain(one.name) for one in fitting if one not in by_hand}
+        if len(by_hand) == 1 and rest <= _FIELD:
             fitting = by_hand
         if len(fitting) > 1:
             raise DataError(_doubtful(root, fitting, noun))
@@ -300,13 +292,10 @@ def _parts_of_pair(images: Path, masks: Path, *, root: Path) -> tuple[list[Part]
         part = _pair_part(images, masks, root=root)
         others = (*list_folder(root, deep=False).others, *part.others)
         return [replace(part, others=others)], [note] if named else []
+    pairs = [_pair_part(folder, masks / folder.name, root=root) for _, folder in inner]
     parts = [
-        replace(
-            _pair_part(folder, masks / folder.name, root=root),
-            split=split,
-            prefix=f"{folder.name}/",
-        )
-        for split, folder in inner
+        replace(part, split=split, prefix=f"{folder.name}/")
+        for part, (split, folder) in zip(pairs, inner, strict=True)
     ]
     whole = [part for part in parts if part.masks]
     notes = [f"{part.where}: there are no masks: left out" for part in parts if not part.masks]
@@ -316,12 +305,9 @@ def _parts_of_pair(images: Path, masks: Path, *, root: Path) -> tuple[list[Part]
 def _pair_part(images: Path, masks: Path, *, root: Path) -> Part:
     of_images = list_folder(images)
     of_masks = list_folder(masks) if masks.is_dir() else Listing(images=(), others=())
-    return Part(
-        where=f"{_short(images, root)} + {_short(masks, root)}",
-        images=_named(of_images.images, images),
-        masks=_named(of_masks.images, masks),
-        others=(*of_images.others, *of_masks.others),
-    )
+    where, others = f"{_short(images, root)} + {_short(masks, root)}", of_images.others
+    named = _named(of_images.images, images), _named(of_masks.images, masks)
+    return Part(where, *named, (*others, *of_masks.others))
 
 
 def _cases(folder: Path, *, root: Path, least: int) -> Part | None:
@@ -344,13 +330,9 @@ def _cases(folder: Path, *, root: Path, least: int) -> Part | None:
             masks += [(f"{case.name}/{n}", p) for n, p in _named(of_masks.images, pair[1])]
     first_images, first_masks = next(iter(whole.values()))
     here = "" if folder == root else _short(folder, root)
-    return Part(
-        where=f"{here}*/{first_images.name}/ + {here}*/{first_masks.name}/",
-        images=tuple(images),
-        masks=tuple(masks),
-        others=tuple(others),
-        in_pieces=frozenset(in_pieces),
-    )
+    where = f"{here}*/{first_images.name}/ + {here}*/{first_masks.name}/"
+    found = (tuple(images), tuple(masks), tuple(others))
+    return Part(where, *found, in_pieces=frozenset(in_pieces))
 
 
 def _beside(folder: Path, *, root: Path) -> Part | None:
@@ -365,12 +347,8 @@ def _beside(folder: Path, *, root: Path) -> Part | None:
     images = tuple(one for one in named if one not in masks)
     if not masks or not images:
         return None
-    return Part(
-        where=f"{_short(folder, root)} (NAME beside {masks[0][1].name})",
-        images=images,
-        masks=masks,
-        others=listing.others,
-    )
+    where = f"{_short(folder, root)} (NAME beside {masks[0][1].name})"
+    return Part(where, images, masks, listing.others)
 
 
 def _named(files: Sequence[Path], folder: Path) -> tuple[tuple[str, Path], ...]:

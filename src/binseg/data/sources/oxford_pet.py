@@ -44,18 +44,15 @@ def read_oxford_pet(home: Path, *_: object) -> Findings:
                 split = trains if name == "trainval.txt" else "test"
                 records.append(_record(home, line.split(), split))
     if not lists:
-        raise DataError(
-            f"{home}: annotations/ has neither trainval.txt nor test.txt; at least one of the "
-            "official lists is needed"
-        )
+        told = "annotations/ has neither trainval.txt nor test.txt"
+        raise DataError(f"{home}: {told}; at least one of the official lists is needed")
     # Two listings instead of a look at each of 14,780 files.
     there = {*list_folder(home / "images").images}
     there |= {*list_folder(home / "annotations" / "trimaps").images}
     wanted = [one.image_path for one in records] + [p for one in records for p in one.mask_paths]
     if missing := [path.relative_to(home).as_posix() for path in wanted if path not in there]:
-        raise DataError(
-            f"{home}: {len(missing)} files that the lists name are missing ({name_some(missing)})"
-        )
+        told = f"{len(missing)} files that the lists name are missing"
+        raise DataError(f"{home}: {told} ({name_some(missing)})")
     notes = [f"Oxford-IIIT Pet: {' and '.join(lists)}, {len(records)} images"]
     if len(lists) == 1:
         only = "train and val" if lists == ["trainval.txt"] else "test"
@@ -81,9 +78,7 @@ def download_oxford_pet(
             if folder.is_dir():
                 continue
             progress.say(f"fetching {base_url}/{name} into {root}")
-            archive = download(
-                f"{base_url}/{name}", root / name, sha256=None, md5=md5, progress=progress
-            )
+            archive = download(f"{base_url}/{name}", root / name, md5=md5, progress=progress)
             _unpack(archive, folder)
             archive.unlink()
 
@@ -117,10 +112,7 @@ def _record(root: Path, words: Sequence[str], split: Split) -> Record:
     name = words[0]
     breed = name.rpartition("_")[0] or name
     species = _SPECIES.get(words[2]) if len(words) > 2 else None
-    return Record(
-        id=name,
-        image_path=root / "images" / f"{name}.jpg",
-        mask_path=root / "annotations" / "trimaps" / f"{name}.png",
-        split=split,
-        columns={"breed": breed, "species": species or ("cat" if name[0].isupper() else "dog")},
-    )
+    columns = {"breed": breed, "species": species or ("cat" if name[0].isupper() else "dog")}
+    image = root / "images" / f"{name}.jpg"
+    mask = root / "annotations" / "trimaps" / f"{name}.png"
+    return Record(id=name, image_path=image, mask_path=mask, split=split, columns=columns)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -103,9 +104,8 @@ def _yolo_images(home: Path, content: Mapping[str, Any], split: Split) -> Iterat
         else:
             listed = [(name, inside(home, name)) for name in read_lines(place)]
             if lost := [name for name, image in listed if image is None or not image.is_file()]:
-                raise DataError(
-                    f"{place}: {len(lost)} of its images are not there: {name_some(lost)}"
-                )
+                told = f"{len(lost)} of its images are not there"
+                raise DataError(f"{place}: {told}: {name_some(lost)}")
             yield from (image for _, image in listed if image is not None)
 
 
@@ -169,15 +169,8 @@ def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
     for one in list_folder(folder, deep=False).others if folder else ():
         if one.suffix == ".txt" and (split := parse_split(one.stem)) is not None:
             split_lists |= dict.fromkeys((line.split()[0] for line in read_lines(one)), split)
-    return _paired(
-        _by_stem(home / "JPEGImages"),
-        found_masks,
-        home,
-        config,
-        classes=classes,
-        ignore=ignore,
-        split_of_name=split_lists,
-    )
+    given = (_by_stem(home / "JPEGImages"), found_masks, home, config)
+    return _paired(*given, classes=classes, ignore=ignore, split_of_name=split_lists)
 
 
 def _has_palette(path: Path) -> bool:
@@ -212,9 +205,8 @@ def _paired(
     *,
     classes: Mapping[str, tuple[int, ...]],
     ignore: frozenset[int],
-    split_of_name: Mapping[str, Split],
+    split_of_name: Mapping[str, Split] = MappingProxyType({}),
 ) -> Findings:
-    """Join images and masks of the same names."""
     if strays := sorted(masks.keys() - images.keys()):
         raise DataError(f"{home}: {len(strays)} masks have no image ({name_some(strays)})")
     listed = {name: split for name, split in split_of_name.items() if name in masks}
@@ -250,10 +242,8 @@ def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
     """Read nnU-Net's raw layout: `imagesTr/CASE_0000.png`, a file a channel, and `labelsTr/`."""
     if not list_folder(home / "labelsTr").images:
         endings = {"".join(one.suffixes) for one in list_folder(home / "labelsTr").others}
-        raise DataError(
-            f"{home}: labelsTr/ holds no images ({name_some(sorted(endings))}); save volumes as "
-            "NIfTI, or as slices"
-        )
+        told = f"labelsTr/ holds no images ({name_some(sorted(endings))})"
+        raise DataError(f"{home}: {told}; save volumes as NIfTI, or as slices")
     images, num_channels = _channels_of(home)
     content = read_json(home / "dataset.json") if (home / "dataset.json").is_file() else {}
     values: dict[str, tuple[int, ...]] = {}
@@ -263,15 +253,10 @@ def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
         numbers = [str(one) for one in (given if isinstance(given, list) else [given])]
         if all(one.isdecimal() for one in numbers):
             values[name] = tuple(map(int, numbers))
-    found = _paired(
-        images,
-        _by_stem(home / "labelsTr"),
-        home,
-        config,
-        classes={name: some for name, some in values.items() if any(some) and name != "ignore"},
-        ignore=frozenset(values.get("ignore", ())),
-        split_of_name={},
-    )
+    classes = {name: some for name, some in values.items() if any(some) and name != "ignore"}
+    ignore = frozenset(values.get("ignore", ()))
+    given = (images, _by_stem(home / "labelsTr"), home, config)
+    found = _paired(*given, classes=classes, ignore=ignore)
     paged = [page for one in found.records for page in pages_of(one, config.page_group)]
     found = replace(found, records=tuple(paged))
     if num_channels == 1:
@@ -291,7 +276,5 @@ def _channels_of(home: Path) -> tuple[dict[str, tuple[Path, ...]], int]:
     usual = set().union(*channels.values())
     if short := sorted(name for name, files in channels.items() if files.keys() != usual):
         raise DataError(f"{home}: cases that lack a channel: {name_some(short)}")
-    images = {
-        name: tuple(files[channel] for channel in sorted(files)) for name, files in channels.items()
-    }
+    images = {name: tuple(files[x] for x in sorted(files)) for name, files in channels.items()}
     return images, len(usual)

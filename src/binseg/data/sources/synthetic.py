@@ -9,18 +9,18 @@ a small network that sees texture and shading learns it within minutes on a CPU.
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from binseg.data.dataset import SPLITS
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
-from binseg.data.sources.families import FAMILIES, draw_family
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.imageio import write_image, write_mask
 from binseg.parallel import map_ordered
@@ -28,8 +28,9 @@ from binseg.progress import SILENT, Progress, track
 from binseg.storage import cache_dir, locked, write_text
 from binseg.types import Record
 
+Random = np.random.Generator
+Colour = Float[np.ndarray, "3"]
 _VERSION = 1  # part of the cache's key: raise it whenever the images change
-KINDS = ("shapes", *FAMILIES)
 _LIMITS = {"num": (3, 100_000), "size": (16, 2048), "seed": (0, 2**32 - 1)}
 
 
@@ -40,7 +41,6 @@ class SyntheticSpec:
     num: int = 240
     size: int = 128
     seed: int = 0
-    kind: str = "shapes"  # shapes, or a family: cracks, vessels, dots, huge, micro, bands
 
 
 def is_synthetic(path: str) -> bool:
@@ -51,21 +51,15 @@ def is_synthetic(path: str) -> bool:
 def parse_synthetic(path: str) -> SyntheticSpec:
     """Read `synthetic` or `synthetic:num=240,size=128,seed=0`, in any order, any left out.
 
-    >>> parse_synthetic("synthetic:num=60,seed=3,kind=cracks")
-    SyntheticSpec(num=60, size=128, seed=3, kind='cracks')
+    >>> parse_synthetic("synthetic:num=60,seed=3")
+    SyntheticSpec(num=60, size=128, seed=3)
     """
     given: dict[str, Any] = {}
     for part in filter(None, path.partition(":")[2].split(",")):
         name, _, text = (word.strip() for word in part.partition("="))
-        if name == "kind":
-            given[name] = text
-            if text not in KINDS:
-                raise UsageError(f"data.path {path!r}: kind must be {', '.join(KINDS)}")
-            continue
         if name not in _LIMITS or not text.isdecimal() or name in given:
-            raise UsageError(
-                f"data.path {path!r}: can't read {part!r}; write synthetic:num=240,size=128,seed=0"
-            )
+            told = f"can't read {part!r}; write synthetic:num=240,size=128,seed=0"
+            raise UsageError(f"data.path {path!r}: {told}")
         low, high = _LIMITS[name]
         given[name] = int(text)
         if not low <= given[name] <= high:
@@ -75,64 +69,55 @@ def parse_synthetic(path: str) -> SyntheticSpec:
 
 def make_synthetic(spec: SyntheticSpec, *, progress: Progress = SILENT) -> Path:
     """Give the folder of these images and their split lists, drawn on the first call."""
-    kind = "" if spec.kind == "shapes" else f"-{spec.kind}"
-    name = f"synthetic{kind}-v{_VERSION}-num{spec.num}-size{spec.size}-seed{spec.seed}"
+    name = f"synthetic-v{_VERSION}-num{spec.num}-size{spec.size}-seed{spec.seed}"
     folder = cache_dir() / name
     if folder.is_dir():
         return folder
     with locked(folder):
         # Another process may have drawn them while this one waited.
         if not folder.is_dir():
-            _make(spec, folder, progress)
+            draw = partial(draw_synthetic, size=spec.size, seed=spec.seed)
+            write_series(folder, spec.num, draw, progress)
     return folder
 
 
-def _make(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
-    """Draw beside the goal and rename, so that a folder that is there is whole."""
+def write_series(
+    folder: Path,
+    num: int,
+    draw: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    progress: Progress,
+    *,
+    suffix: str = ".png",
+) -> None:
+    """Draw images and masks beside the goal and rename, so that a folder that is there is whole."""
     temporary: Path | None = None
+    names = [f"{index:05d}" for index in range(num)]
+
+    def write(index: int) -> None:
+        assert temporary is not None
+        image_HWC, mask_HW = draw(index)
+        write_image(temporary / "images" / f"{names[index]}{suffix}", image_HWC)
+        write_mask(temporary / "masks" / f"{names[index]}.png", mask_HW)
+
     try:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        _write_all(spec, temporary, progress)
+        for name in ("images", "masks"):
+            (temporary / name).mkdir()
+        # Most of the time goes into waiting for the disk, file by file.
+        drawn = map_ordered(write, range(num), num_threads=8)
+        for _ in track(drawn, progress=progress, label="drawing synthetic images", total=num):
+            pass
+        num_held = max(1, round(num * 0.15))
+        ends = (0, num - 2 * num_held, num - num_held, num)
+        for split, start, end in zip(SPLITS, ends, ends[1:], strict=False):
+            write_text(temporary / f"{split}.txt", "".join(f"{x}\n" for x in names[start:end]))
         temporary.rename(folder)
     except OSError as error:
-        raise OutputError(
-            f"{folder}: the images can't be written: {error.strerror}; BINSEG_CACHE names "
-            "another place"
-        ) from None
+        told = f"the images can't be written: {error.strerror}; BINSEG_CACHE names another place"
+        raise OutputError(f"{folder}: {told}") from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_all(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
-    (folder / "images").mkdir()
-    (folder / "masks").mkdir()
-    names = [f"{index:05d}" for index in range(spec.num)]
-
-    def draw(index: int) -> None:
-        if spec.kind == "shapes":
-            image_HWC, mask_HW = draw_synthetic(index, size=spec.size, seed=spec.seed)
-        else:
-            image_HWC, mask_HW = draw_family(spec.kind, index, size=spec.size, seed=spec.seed)
-        if image_HWC.shape[2] == 3:
-            write_image(folder / "images" / f"{names[index]}.png", image_HWC)
-        else:
-            write_image(folder / "images" / f"{names[index]}.tif", image_HWC)
-        write_mask(folder / "masks" / f"{names[index]}.png", mask_HW)
-
-    # Most of the time goes into waiting for the disk, file by file.
-    drawn = map_ordered(draw, range(spec.num), num_threads=8)
-    for _ in track(drawn, progress=progress, label="drawing synthetic images", total=spec.num):
-        pass
-    num_held = max(1, round(spec.num * 0.15))
-    num_train = spec.num - 2 * num_held
-    parts = {
-        "train": names[:num_train],
-        "val": names[num_train : num_train + num_held],
-        "test": names[num_train + num_held :],
-    }
-    for split, listed in parts.items():
-        write_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in listed))
 
 
 def draw_synthetic(
@@ -164,10 +149,7 @@ def draw_synthetic(
 
 
 def _skin(
-    random: np.random.Generator,
-    size: int,
-    away_HW: Float[np.ndarray, "S S"],
-    colour: Float[np.ndarray, "3"],
+    random: Random, size: int, away_HW: Float[np.ndarray, "S S"], colour: Colour
 ) -> Float[np.ndarray, "S S 3"]:
     """Stripes bent by noise, darker towards the outline, as on a round body."""
     y_HW, x_HW = _grid(size)
@@ -178,7 +160,7 @@ def _skin(
     return np.asarray((colour + stripes_HW[..., None]) * shade_HW[..., None])
 
 
-def _blob(random: np.random.Generator, size: int) -> Float[np.ndarray, "S S"]:
+def _blob(random: Random, size: int) -> Float[np.ndarray, "S S"]:
     """Give the distance from a random soft star's centre, 1 on its outline."""
     y_HW, x_HW = _grid(size)
     centre_y, centre_x = random.uniform(0.15, 0.85, 2)
@@ -196,7 +178,7 @@ def _blob(random: np.random.Generator, size: int) -> Float[np.ndarray, "S S"]:
     return np.asarray(length_HW / (radius * outline_HW))
 
 
-def _bar(random: np.random.Generator, size: int) -> Bool[np.ndarray, "S S"]:
+def _bar(random: Random, size: int) -> Bool[np.ndarray, "S S"]:
     y_HW, x_HW = _grid(size)
     angle = random.uniform(0, np.pi)
     y, x = random.uniform(0.2, 0.8, 2)
@@ -204,16 +186,14 @@ def _bar(random: np.random.Generator, size: int) -> Bool[np.ndarray, "S S"]:
     return np.asarray(np.abs(across_HW) < random.uniform(0.015, 0.035))
 
 
-def _light(random: np.random.Generator, size: int) -> Float[np.ndarray, "S S"]:
+def _light(random: Random, size: int) -> Float[np.ndarray, "S S"]:
     y_HW, x_HW = _grid(size)
     angle, strength = random.uniform(0, 2 * np.pi), random.uniform(0.2, 0.8)
     along_HW = (x_HW - 0.5) * np.cos(angle) + (y_HW - 0.5) * np.sin(angle)
     return np.asarray(1 + strength * along_HW)
 
 
-def _colour_unlike(
-    random: np.random.Generator, ground: Float[np.ndarray, "3"]
-) -> Float[np.ndarray, "3"]:
+def _colour_unlike(random: Random, ground: Colour) -> Colour:
     """Draw from the ground's own distribution, but no colour that can't be told from it."""
     for _ in range(20):
         colour = random.uniform(0.25, 0.75, 3)
@@ -223,15 +203,13 @@ def _colour_unlike(
 
 
 def _mottle(
-    random: np.random.Generator, size: int, octaves: tuple[tuple[int, float], ...]
+    random: Random, size: int, octaves: tuple[tuple[int, float], ...]
 ) -> Float[np.ndarray, "S S 3"]:
     total_CHW = sum(strength * _noise(random, size, cells, 3) for cells, strength in octaves)
     return np.moveaxis(np.asarray(total_CHW), 0, 2)
 
 
-def _noise(
-    random: np.random.Generator, size: int, cells: int, num: int = 1
-) -> Float[np.ndarray, "N S S"]:
+def _noise(random: Random, size: int, cells: int, num: int = 1) -> Float[np.ndarray, "N S S"]:
     """Smooth noise: random numbers on a coarse grid, blended in between."""
     spread = _spread(size, cells)
     return np.asarray(spread @ random.normal(0, 1, (num, cells, cells)) @ spread.T)
@@ -259,8 +237,7 @@ def _grid(size: int) -> tuple[Float[np.ndarray, "S S"], Float[np.ndarray, "S S"]
 def otsu_threshold(grey_HW: UInt8[np.ndarray, "H W"]) -> int:
     """Find the last grey level of the darker of the two most distant classes (Otsu 1979)."""
     counts = np.bincount(grey_HW.ravel(), minlength=256).astype(np.float64)
-    below = np.cumsum(counts)
-    sums = np.cumsum(counts * np.arange(256))
+    below, sums = np.cumsum(counts), np.cumsum(counts * np.arange(256))
     above = below[-1] - below
     with np.errstate(divide="ignore", invalid="ignore"):
         apart = sums / below - (sums[-1] - sums) / above

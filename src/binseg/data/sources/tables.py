@@ -12,15 +12,7 @@ import numpy as np
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import spread
 from binseg.data.samples import agreed, fits_second
-from binseg.data.sources.annotations import (
-    Annotated,
-    FolderImages,
-    findings_of,
-    refuse,
-    rings_of_runs,
-    size_of,
-    without_mask,
-)
+from binseg.data.sources import annotations
 from binseg.data.sources.layouts import split_of_path
 from binseg.data.sources.listing import Findings, inside, list_folder
 from binseg.data.splits import parse_split, read_table, rows_of
@@ -54,10 +46,7 @@ SHREDDED = 1.3  # Outlines so many times longer than in the other order are thos
 
 
 def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Findings:
-    """Read a CSV of run lengths: starts (from 1) and lengths; an empty cell is no object.
-
-    They go column by column, or row by row where the outlines tell so.
-    """
+    """Read a CSV of run lengths from 1, down the columns unless outlines tell otherwise."""
     file, image_column, runs_column = found
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
     usual = csv.field_size_limit(MOST_LETTERS)
@@ -68,41 +57,31 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
     finally:
         csv.field_size_limit(usual)  # it is one for the whole process
     root = file.parent
-    images = FolderImages(folder=root, home=root)
+    images = annotations.FolderImages(folder=root, home=root)
     problems: list[str] = []
     drawn: dict[Path, list[tuple[list[int], str]]] = {}
     for name, several in runs_of.items():
         try:
             image = images.find_loosely(name)
-            height, width = size_of(image)
-            drawn[image] = [
-                (runs, label)
-                for text, label in several
-                if (runs := _runs_of_text(text, height, width))
-            ]
+            size = annotations.size_of(image)
+            read = [(_runs_of_text(text, *size), label) for text, label in several]
+            drawn[image] = [one for one in read if one[0]]
         except ValueError as error:
             problems.append(f"image {name} {error}")
     by_rows, num = agreed([_go_along_rows(*one) for one in spread([*drawn.items()], NUM_LAID)])
-    items = [
-        Annotated(
-            name=image.name,
-            path=image,
-            shapes=tuple(_shape_of_runs(image, *one, by_rows=bool(by_rows)) for one in several),
-            split=split_of_path(image, root),
-        )
-        for image, several in drawn.items()
-    ]
-    findings = findings_of(items, root, config, problems=problems)
+    items = []
+    for path, runs in drawn.items():
+        shapes = tuple(_shape_of_runs(path, *one, by_rows=bool(by_rows)) for one in runs)
+        one = annotations.Annotated(name=path.name, path=path, shapes=shapes)
+        items.append(replace(one, split=split_of_path(path, root)))
+    findings = annotations.findings_of(items, root, config, problems=problems)
     told = f"along the rows, as {num} outlines tell" if by_rows else "down the columns"
     doubt = " (their outlines don't tell it: look at them)" if by_rows is None else ""
     return replace(findings, notes=(f"run lengths go {told}{doubt}", *findings.notes))
 
 
 def _go_along_rows(image: Path, several: Sequence[tuple[list[int], str]]) -> bool | None:
-    """Tell whether run lengths make a better mask row by row than column by column, or neither.
-
-    In another order than they were made in, objects fall into shreds, or lie beside the image's.
-    """
+    """Tell whether runs, row by row, give less shreds than column by column, or better edges."""
     if not several:
         return None
     try:
@@ -121,10 +100,10 @@ def _go_along_rows(image: Path, several: Sequence[tuple[list[int], str]]) -> boo
 
 
 def _shape_of_runs(image: Path, runs: list[int], label: str, *, by_rows: bool) -> Shape:
-    height, width = size_of(image)
+    height, width = annotations.size_of(image)
     if not by_rows:
-        return Shape(rings=rings_of_runs(runs, height=height, width=width), label=label)
-    rings = rings_of_runs(runs, height=width, width=height)
+        return Shape(rings=annotations.rings_of_runs(runs, height=height, width=width), label=label)
+    rings = annotations.rings_of_runs(runs, height=width, width=height)
     return Shape(rings=tuple(tuple((x, y) for y, x in ring) for ring in rings), label=label)
 
 
@@ -160,11 +139,7 @@ def find_manifest(path: Path) -> bool:
 
 
 def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
-    """Read a manifest: columns image and mask, and if wanted id, group, split, page, and more.
-
-    Paths are relative to the manifest's folder and stay in it. Columns are parted by comma,
-    semicolon or tab. A column that binseg doesn't know goes into the record's `columns`.
-    """
+    """Read columns image and mask (in its folder), and id, group, split, page, and more."""
     path = path / _NAME if path.is_dir() else path
     reader = read_table(path, "manifest")
     header = [(name or "").strip() for name in reader.fieldnames or ()]
@@ -188,17 +163,16 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
             wrong.append(f"{record.id} is also on line {line_of[record.id]}")
         records.append(record)
         problems += [f"line {line}: {what}" for what in wrong]
-    refuse(path, problems)
+    annotations.refuse(path, problems)
     alone = [replace(one, shapes=()) for one in records if one.mask_path is None]
     used = [one for one in records if one.mask_path is not None]
-    empty, missing = without_mask(alone, len(used), config, path.parent, noun="mask")
+    empty, missing = annotations.without_mask(alone, len(used), config, path.parent, noun="mask")
     further = [name for name in header if name.lower() not in _OWN]
     notes = (f"manifest columns kept for reports: {', '.join(further)}",) if further else ()
     return Findings(records=(*used, *empty), notes=(*missing, *notes))
 
 
 def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
-    """Read one line, and say what is wrong in it."""
     wrong: list[str] = []
     paths: list[Path] = []
     for noun in ("image", "mask"):

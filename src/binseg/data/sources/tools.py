@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from binseg.config.recipe import DataConfig
+from binseg.data.sources import listing
 from binseg.data.sources.annotations import (
     Annotated,
     mapping,
@@ -27,18 +28,6 @@ from binseg.data.sources.annotations import (
     shape_of,
 )
 from binseg.data.sources.layouts import split_of
-from binseg.data.sources.listing import (
-    Findings,
-    holds,
-    ignored_note,
-    inside,
-    list_folder,
-    posix,
-    read_json,
-    read_value,
-    ring_of,
-    subfolders,
-)
 from binseg.errors import DataError
 from binseg.imageio import IMAGE_SUFFIXES
 from binseg.storage import read_bytes
@@ -56,7 +45,6 @@ class _Fields(Protocol):
 
 
 def _numbers(value: object, *, num: int | None = None) -> list[float]:
-    """Give finite numbers; a `ValueError` says that they aren't."""
     try:
         found = [float(one) for one in value]  # type: ignore[attr-defined]
     except (TypeError, ValueError):
@@ -103,7 +91,6 @@ def _ellipse(x: float, y: float, rx: float, ry: float, *, label: str) -> Shape:
 
 
 def _turned(shape: Shape, degrees: object, middle: tuple[float, float]) -> Shape:
-    """Turn a shape clockwise around a point."""
     (angle,) = np.radians(_numbers([degrees or 0]))
     if not angle:
         return shape
@@ -123,13 +110,9 @@ def cvat(file: Path) -> Iterator[Annotated]:
     except ET.ParseError as error:
         raise ValueError(f"is no XML: {error}") from None
     for image in images:
-        yield _annotated(
-            _cvat_shape,
-            image,
-            name=image.get("name", ""),
-            size=(int(image.get("height", 0)) or None, int(image.get("width", 0)) or None),
-            split=split_of(image.get("subset", "")),
-        )
+        size = tuple(int(image.get(side, 0)) or None for side in ("height", "width"))
+        name, split = image.get("name", ""), split_of(image.get("subset", ""))
+        yield _annotated(_cvat_shape, image, name=name, size=size, split=split)
 
 
 def _cvat_shape(one: ET.Element) -> Shape | str:
@@ -157,7 +140,7 @@ def _cvat_shape(one: ET.Element) -> Shape | str:
 
 def label_studio(file: Path) -> Iterator[Annotated]:
     """Read Label Studio's JSON: polygons, rectangles, ellipses and brushes, given in percent."""
-    tasks = read_value(file)
+    tasks = listing.read_value(file)
     for task in _objects(tasks if isinstance(tasks, list) else [tasks]):
         done = [one for one in _objects(task.get("annotations")) if not one.get("was_cancelled")]
         if not done:
@@ -166,12 +149,9 @@ def label_studio(file: Path) -> Iterator[Annotated]:
         sizes = [(one.get("original_height"), one.get("original_width")) for one in results]
         data = mapping(task.get("data"))
         names = [data[key] for key in ("image", "img", "url") if key in data]
-        one = _annotated(
-            _label_studio_shape,
-            results,
-            name=str(task.get("file_upload") or next(iter(names), "")),
-            size=next((one for one in sizes if all(one)), (None, None)),
-        )
+        name = str(task.get("file_upload") or next(iter(names), ""))
+        size = next((one for one in sizes if all(one)), (None, None))
+        one = _annotated(_label_studio_shape, results, name=name, size=size)
         earlier = ("earlier annotation of the same image",) * (len(done) - 1)
         yield replace(one, left_out=(*one.left_out, *earlier))
 
@@ -222,7 +202,7 @@ def runs_of_brush(rle: Sequence[int]) -> UInt8[np.ndarray, "N"]:
 
 def via(file: Path) -> Iterator[Annotated]:
     """Read VIA's JSON, a project or its annotations: polygons, rectangles, circles, ellipses."""
-    content = mapping(read_value(file))
+    content = mapping(listing.read_value(file))
     for entry in map(mapping, mapping(content.get("_via_img_metadata", content)).values()):
         regions = entry.get("regions")
         each = list(regions.values()) if isinstance(regions, Mapping) else regions
@@ -254,30 +234,25 @@ def _via_shape(region: Mapping[str, object]) -> Shape | str:
 def find_supervisely(path: Path) -> list[Path]:
     """Find the JSON files of a Supervisely project, or of a dataset of one."""
     files = []
-    for home in (path, *subfolders(path)) if path.is_dir() else ():
+    for home in (path, *listing.subfolders(path)) if path.is_dir() else ():
         if (home / "ann").is_dir() and (home / "img").is_dir():
-            there = list_folder(home / "ann").others
-            if any(holds(file, '"objects"') for file in there[:1]):
+            there = listing.list_folder(home / "ann").others
+            if any(listing.holds(file, '"objects"') for file in there[:1]):
                 files += [one for one in there if one.suffix == ".json"]
     return files
 
 
 def supervisely(file: Path) -> Iterator[Annotated]:
     """Read Supervisely's JSON: polygons, rectangles and bitmaps; its folders may be splits."""
-    content = mapping(read_value(file))
+    content = mapping(listing.read_value(file))
     size = mapping(content.get("size"))
     home = file.parent.parent
     image = home / "img" / file.stem
     if not image.is_file():
         raise ValueError(f"its image img/{file.stem} is not there")
-    yield _annotated(
-        _supervisely_shape,
-        _objects(content.get("objects")),
-        name=file.stem,
-        path=image,
-        size=(size.get("height"), size.get("width")),
-        split=split_of(home.name),
-    )
+    facts = {"path": image, "size": (size.get("height"), size.get("width"))}
+    objects, split = _objects(content.get("objects")), split_of(home.name)
+    yield _annotated(_supervisely_shape, objects, name=file.stem, split=split, **facts)
 
 
 def _supervisely_shape(one: Mapping[str, Any]) -> Shape | str:
@@ -304,16 +279,12 @@ def _supervisely_shape(one: Mapping[str, Any]) -> Shape | str:
 
 def v7(file: Path) -> Iterator[Annotated]:
     """Read V7's Darwin JSON, versions 1 and 2: polygons, their holes, and boxes."""
-    content = mapping(read_value(file))
+    content = mapping(listing.read_value(file))
     item = mapping(content.get("item") or content.get("image"))
     slot = mapping((_list(item.get("slots")) or [item])[0])
     names = [item.get(key) for key in ("name", "filename", "original_filename")]
-    yield _annotated(
-        _v7_shape,
-        _objects(content.get("annotations")),
-        name=str(next(filter(None, names), file.stem)),
-        size=(slot.get("height"), slot.get("width")),
-    )
+    name, size = str(next(filter(None, names), file.stem)), (slot.get("height"), slot.get("width"))
+    yield _annotated(_v7_shape, _objects(content.get("annotations")), name=name, size=size)
 
 
 def _v7_shape(one: Mapping[str, Any]) -> Shape | str:
@@ -335,7 +306,7 @@ def _v7_shape(one: Mapping[str, Any]) -> Shape | str:
 
 def qupath(file: Path) -> Iterator[Annotated]:
     """Read QuPath's GeoJSON: polygons in pixels, of the image that has the file's name."""
-    content = read_value(file)
+    content = listing.read_value(file)
     shapes, left_out = [], []
     features = content if isinstance(content, list) else mapping(content).get("features", [content])
     for feature in _objects(features):
@@ -355,31 +326,27 @@ def qupath(file: Path) -> Iterator[Annotated]:
 
 def find_labelme(path: Path) -> list[Path]:
     """Find the JSON files in a folder."""
-    files = list_folder(path).others if path.is_dir() else ()
+    files = listing.list_folder(path).others if path.is_dir() else ()
     return [file for file in files if file.suffix.lower() == ".json"]
 
 
-def read_labelme(files: Sequence[Path], path: Path, config: DataConfig) -> Findings:
+def read_labelme(files: Sequence[Path], path: Path, config: DataConfig) -> listing.Findings:
     """Read a folder of labelme files: an image each, whose `__ignore__` doesn't count."""
     if not path.is_dir():
         raise DataError(f"{path}: give the folder of labelme's .json files")
     found = read_outlines(partial(_labelme, path), files, path, config, noun=".json")
-    others = [file for file in list_folder(path).others if file not in files]
-    return replace(found, notes=(*found.notes, *ignored_note(others, path)))
+    others = [file for file in listing.list_folder(path).others if file not in files]
+    return replace(found, notes=(*found.notes, *listing.ignored_note(others, path)))
 
 
 def _labelme(root: Path, file: Path) -> Iterator[Annotated]:
-    content = read_json(file)
+    content = listing.read_json(file)
     shapes = content.get("shapes")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         raise ValueError("not labelme: `shapes` must be a list of objects")
-    yield _annotated(
-        _labelme_shape,
-        shapes,
-        name=file.stem,
-        path=_labelme_image(file, root, content.get("imagePath")),
-        size=(content.get("imageHeight"), content.get("imageWidth")),
-    )
+    path = _labelme_image(file, root, content.get("imagePath"))
+    size = (content.get("imageHeight"), content.get("imageWidth"))
+    yield _annotated(_labelme_shape, shapes, name=file.stem, path=path, size=size)
 
 
 def _labelme_image(file: Path, root: Path, name: object) -> Path:
@@ -387,8 +354,8 @@ def _labelme_image(file: Path, root: Path, name: object) -> Path:
     candidates: list[Path | None] = []
     if isinstance(name, str) and name:
         candidates = [
-            inside(root, str(file.parent.relative_to(root) / posix(name))),
-            inside(file.parent, Path(posix(name)).name),
+            listing.inside(root, str(file.parent.relative_to(root) / listing.posix(name))),
+            listing.inside(file.parent, Path(listing.posix(name)).name),
         ]
     for path in (*candidates, *map(file.with_suffix, sorted(IMAGE_SUFFIXES))):
         if path is not None and path.is_file():
@@ -401,7 +368,7 @@ def _labelme_shape(shape: Mapping[str, Any]) -> Shape | str:
     if kind in NO_AREA:
         return kind
     try:
-        points = ring_of(shape.get("points"))
+        points = listing.ring_of(shape.get("points"))
         if kind == "mask" and isinstance(shape.get("mask"), str):
             (left, top), *_ = points
             rings = rings_of_mask(mask_of_png(shape["mask"]), left=left, top=top)

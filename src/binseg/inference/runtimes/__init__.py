@@ -6,12 +6,10 @@ to answer like torch when the network was exported into the bundle; torch where 
 
 import json
 import os
-import re
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -19,6 +17,7 @@ from jaxtyping import Float32
 from binseg.errors import BundleError, UsageError, needing, suggest
 from binseg.packaging import NETWORK, NETWORK_INT8, PROOFS, Bundle
 from binseg.packaging.networks import compile_openvino, onnx_session
+from binseg.parallel import processor_facts
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
@@ -53,13 +52,7 @@ class Backend(Protocol):
 def open_backend(
     bundle: Bundle, *, name: str = "auto", device: str = "auto", precision: str = "auto"
 ) -> Backend:
-    """Open a bundle's model in a runtime (of `BACKENDS`, or auto: the first of `candidates`).
-
-    Precision is fp32, bf16, int8 or auto: fp32, in which a bundle's threshold and scores were
-    taken, unless `name` is auto as well and bf16 was proven to give the same masks. Raises
-    UsageError (an unknown name, an absent device), MissingExtraError and BundleError (weights that
-    don't fit).
-    """
+    """Open a bundle's model in a runtime of `BACKENDS`, or the first of `candidates`."""
     name, precision = candidates(bundle, name=name, device=device, precision=precision)[0]
     return BACKENDS[name](bundle, device, precision)
 
@@ -87,10 +80,9 @@ def candidates(
 
 def _proven(bundle: Bundle, precision: str) -> list[tuple[str, str]]:
     def is_wanted(kind: str, agreement: float) -> bool:
-        if precision != "auto":
-            return kind == precision
-        good = agreement >= _AUTO_AGREEMENT
-        return kind == "fp32" or (kind == "bf16" and good and computes_bf16())
+        if precision != "auto" or kind != "bf16":
+            return kind == ("fp32" if precision == "auto" else precision)
+        return agreement >= _AUTO_AGREEMENT and computes_bf16()
 
     proofs = proofs_of(bundle)
     shown = [(one, proofs.get(" ".join(one))) for one in _BY_SPEED]
@@ -114,12 +106,9 @@ def proofs_of(bundle: Bundle) -> dict[str, float]:
 
 def computes_bf16() -> bool:
     """Tell whether the processor multiplies bf16 in hardware; elsewhere it is slower than fp32."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    found = re.search(r"^(?:flags|features)\s*:(.*)$", text, re.IGNORECASE | re.MULTILINE)
-    return found is not None and not _BF16_FLAGS.isdisjoint(found[1].split())
+    known = processor_facts()
+    flags = known.get("flags") or known.get("features", "")
+    return not _BF16_FLAGS.isdisjoint(flags.split())
 
 
 def _has_gpu() -> bool:
@@ -152,13 +141,9 @@ def onnx_backend(data: bytes, *, precision: str, name: str) -> ExportedBackend:
 
 def openvino_backend(data: bytes, *, precision: str, name: str) -> ExportedBackend:
     """Open a network in OpenVINO; raises as `onnx_backend`, and UsageError for bf16 without it."""
-    compiled, used = compile_openvino(
-        data,
-        precision=precision,
-        name=name,
-        PERFORMANCE_HINT="LATENCY",
-        INFERENCE_NUM_THREADS=num_threads(),
-    )
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    settings["INFERENCE_NUM_THREADS"] = num_threads()
+    compiled, used = compile_openvino(data, precision=precision, name=name, **settings)
     if precision == "bf16" and used != "bf16":
         raise UsageError("this processor doesn't compute in bf16 with openvino; take fp32")
     request = compiled.create_infer_request()
@@ -201,12 +186,12 @@ def num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _torch(bundle: Bundle, device: str, precision: str, *, compiled: bool = False) -> Backend:
+def _torch(bundle: Bundle, device: str, precision: str) -> Backend:
     with needing("torch", extra="train", purpose="predicting with this bundle"):
         from binseg.inference.runtimes.torch import open_torch
     if precision == "int8":
         raise UsageError("torch doesn't compute in int8 here; take --backend openvino")
-    return open_torch(bundle, device=device, precision=precision, compiled=compiled)
+    return open_torch(bundle, device=device, precision=precision)
 
 
 def _onnxruntime(bundle: Bundle, device: str, precision: str) -> Backend:
@@ -221,16 +206,14 @@ def _onnxruntime(bundle: Bundle, device: str, precision: str) -> Backend:
 
 def _openvino(bundle: Bundle, device: str, precision: str) -> Backend:
     if device in {"cuda", "mps"}:
-        raise UsageError(
-            f"openvino computes on the processor here; take --backend torch for {device}"
-        )
+        told = "openvino computes on the processor here; take --backend torch for"
+        raise UsageError(f"{told} {device}")
     network = exported_network(bundle, precision)
     return openvino_backend(network, precision=precision, name=str(bundle.path))
 
 
 BACKENDS: dict[str, Callable[[Bundle, str, str], Backend]] = {
     "torch": _torch,
-    "torch-compile": partial(_torch, compiled=True),
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }

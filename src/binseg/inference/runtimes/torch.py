@@ -19,28 +19,17 @@ class TorchBackend:
     """A torch module as a backend: logits (N, 1, H, W) for inputs (N, C, H, W).
 
     The module, on `device` already, may be in the middle of its training: each call switches it to
-    evaluation (batch norm, dropout) and puts every layer back as it was; its weights, their layout
-    and the random numbers are never touched. `precision` is fp32, or one of `MIXED` for autocast.
+    evaluation and back. `precision` is fp32, or one of `MIXED` for autocast.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        device: str = "cpu",
-        precision: str = "fp32",
-        compiled: bool = False,
-    ) -> None:
+    def __init__(self, model: nn.Module, *, device: str = "cpu", precision: str = "fp32") -> None:
         assert precision == "fp32" or precision in MIXED, precision
-        self.precision = precision
-        self._kind = "torch-compile" if compiled else "torch"
-        self._model = model
-        self._device = torch.device(device)
+        self.precision, self._model, self._device = precision, model, torch.device(device)
 
     @property
     def name(self) -> str:
         """The runtime and where it runs."""
-        return f"{self._kind} {self._device}"
+        return f"torch {self._device}"
 
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
         """Compute the logits of a batch of normalised inputs."""
@@ -61,9 +50,7 @@ class TorchBackend:
         return result
 
 
-def open_torch(
-    bundle: Bundle, *, device: str, precision: str, compiled: bool = False
-) -> TorchBackend:
+def open_torch(bundle: Bundle, *, device: str, precision: str) -> TorchBackend:
     """Build a bundle's network with its weights; raises UsageError and BundleError."""
     place = _choose_device(device)
     # This model is ours alone, so its weights may lie channels last as well: measured three times
@@ -72,28 +59,7 @@ def open_torch(
     model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if place.startswith("cuda") and precision == "fp32":
         torch.backends.cudnn.allow_tf32 = False  # for all threads; see `_evaluating`
-    if compiled:
-        _compile(model, bundle, place)
-    return TorchBackend(model, device=place, precision=precision, compiled=compiled)
-
-
-def _compile(model: nn.Module, bundle: Bundle, place: str) -> None:
-    """Compile in place, and try it, because torch compiles at the first call only."""
-    from torch._dynamo.exc import BackendCompilerFailed, ShortenTraceback  # no public names
-    from torch._inductor.exc import InductorError
-
-    shape = bundle.card.preprocessing
-    inputs = torch.zeros(1, shape.channels, shape.height, shape.width, device=place)
-    model.compile()
-    try:
-        with torch.inference_mode():
-            model(inputs.to(memory_format=torch.channels_last))
-    except (BackendCompilerFailed, ShortenTraceback, InductorError) as problem:
-        reason = one_line(str(problem))
-        raise UsageError(
-            f"torch.compile failed here ({reason}); it needs a C++ compiler (g++), and on a GPU "
-            "Triton; or take --backend torch"
-        ) from None
+    return TorchBackend(model, device=place, precision=precision)
 
 
 @contextmanager
@@ -125,17 +91,13 @@ def _choose_device(device: str) -> str:
 
 
 def load_network(bundle: Bundle) -> nn.Module:
-    """Build the card's network with the bundle's weights, in float32, on the CPU.
-
-    It is drawn up on the meta device first, where it costs neither time nor memory: a card that
-    claims a network of terabytes is refused before anything of that size is made.
-    """
+    """Build the card's network with the bundle's weights in float32, once its size is believed."""
     weights = {
         name: one.astype(np.float32) if one.dtype == np.float16 else one
         for name, one in bundle.weights().items()
     }
     _check_claim(bundle, weights)
-    with torch.device("meta"):
+    with torch.device("meta"):  # costs nothing: a claim of terabytes is refused before it is made
         model = _build(bundle)
     expected = model.state_dict()
     _check_fit(bundle, expected, weights)

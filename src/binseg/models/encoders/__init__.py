@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from binseg.config.named_models import Option
-from binseg.errors import DataError, MissingExtraError, UsageError, one_line
+from binseg.errors import DataError, UsageError, needing, one_line
 from binseg.models.encoders.convolutional import (
     EFFICIENTNET,
     MOBILENET_V2,
@@ -26,20 +26,15 @@ from binseg.models.skeleton import Encoder
 class TimmEncoder(Encoder):
     """A `features_only` network of timm; its weights are those of the tag in its name.
 
-    timm sums the first convolution's weights for 1 channel, and repeats and scales them for others.
-    Raises MissingExtraError, UsageError (no such network, or no feature maps) and DataError
-    (weights).
+    Raises MissingExtraError, UsageError (no such network, no feature maps) and DataError (weights).
     """
 
     def __init__(self, in_channels: int, *, name: str, pretrained: bool) -> None:
         super().__init__()
         if os.environ.get("BINSEG_OFFLINE", "") not in ("", "0"):
             os.environ["HF_HUB_OFFLINE"] = "1"  # read when timm's downloader is imported
-        try:
+        with needing("timm", extra="timm", purpose=f"the encoder timm:{name}"):
             import timm
-        except ImportError as error:
-            purpose = f"the encoder timm:{name}"
-            raise MissingExtraError("timm", extra="timm", purpose=purpose) from error
         if not timm.is_model(name.partition(".")[0]):
             lists = "python -c 'import timm; print(timm.list_models())' lists them"
             raise UsageError(f"timm has no network {name}; {lists}")

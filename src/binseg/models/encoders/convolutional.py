@@ -8,7 +8,7 @@ without squeeze-and-excitation and with ReLU6, stem, first and last stage not sc
 import math
 from collections import OrderedDict
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +52,7 @@ class UNetEncoder(Encoder):
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions beside a shortcut: two of 3x3, or one of 3x3 between two of 1x1 (`bottleneck`).
-
-    A bottleneck's 3x3 convolution has the stride, as in torchvision (the paper strides the first
-    one).
-    """
+    """Convolutions beside a shortcut; a `bottleneck` has its stride at 3x3, as in torchvision."""
 
     def __init__(
         self,
@@ -76,17 +72,11 @@ class ResidualBlock(nn.Module):
         widths = [in_channels, *[inner] * (len(kernels) - 1), out_channels]
         for index, kernel in enumerate(kernels):
             spread = dilation if kernel == 3 else 1
-            conv = nn.Conv2d(
-                widths[index],
-                widths[index + 1],
-                kernel,
-                stride=stride if index == strided else 1,
-                padding=spread * (kernel // 2),
-                dilation=spread,
-                bias=bias,
-            )
+            before, after = widths[index : index + 2]
+            step, pad = stride if index == strided else 1, spread * (kernel // 2)
+            conv = nn.Conv2d(before, after, kernel, step, pad, dilation=spread, bias=bias)
             self.add_module(f"conv{index + 1}", conv)
-            self.add_module(f"bn{index + 1}", norm_layer(norm, widths[index + 1]))
+            self.add_module(f"bn{index + 1}", norm_layer(norm, after))
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
@@ -123,12 +113,10 @@ class _PickedConv2d(nn.Conv2d):
 class ResNetEncoder(Encoder):
     """A stem and four stages of residual blocks (arXiv 1512.03385); five feature maps.
 
-    Stages have `factors` times the stem's `width` channels and `num_blocks` each, `bottleneck` ones
-    in ResNet-50; `mirrored` has a U-Net decoder take the same channels. The stem `7x7` is one
-    convolution of stride 2 and a max pooling, as published; `3x3` is two convolutions, cheaper and
-    finer for small networks, and the first stage has the second stride. `stem_feature` takes its
-    map `before-pool` (half size) or `after-pool`. An `output_stride` of 16 or 8 dilates the last
-    stages (PSPNet).
+    Stages have `factors` times the stem's `width` channels and `num_blocks` each; `mirrored` has a
+    U-Net decoder take the same channels. The stem `7x7` is one convolution of stride 2 and a max
+    pooling, as published; `3x3` is two convolutions, cheaper and finer for small networks, and the
+    first stage has the second stride. An `output_stride` of 16 or 8 dilates the last stages.
     """
 
     def __init__(
@@ -170,19 +158,17 @@ class ResNetEncoder(Encoder):
             reached *= stride
             strides.append(reached)
             before, after = self.channels[index : index + 2]
-            blocks = [
-                ResidualBlock(
-                    after if number else before,
-                    after,
-                    bottleneck=bottleneck,
-                    stride=1 if number else stride,
-                    dilation=dilation,
-                    norm=norm,
-                    bias=bias,
-                )
-                for number in range(count)
-            ]
-            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+            style: Any = {
+                "bottleneck": bottleneck,
+                "dilation": dilation,
+                "norm": norm,
+                "bias": bias,
+            }
+            style |= {"bottleneck": bottleneck}
+            blocks = nn.Sequential(ResidualBlock(before, after, stride=stride, **style))
+            for _ in range(count - 1):
+                blocks.append(ResidualBlock(after, after, stride=1, **style))
+            self.add_module(f"layer{index + 1}", blocks)
         self.strides = tuple(strides)
 
     def decoder_channels(self, width: int = 0) -> tuple[int, ...]:
@@ -382,11 +368,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileEncoder(Encoder):
-    """A stem and stages of inverted residuals; feature maps at 1/2, 1/4, 1/8, 1/16, 1/32.
-
-    The classifier's 1x1 convolution is left out; `tensorflow` takes its padding, epsilon and
-    momentum.
-    """
+    """A stem and stages of inverted residuals; `tensorflow` takes its padding, eps, momentum."""
 
     def __init__(
         self, in_channels: int, *, width: int, stages: tuple[Stage, ...], tensorflow: bool

@@ -71,10 +71,7 @@ class MixFFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and Mix-FFN, each behind a norm and beside a shortcut.
-
-    In training a sample skips a branch by the chance `drop_path` (arXiv 1603.09382).
-    """
+    """Attention and Mix-FFN, each beside a shortcut; training drops them by `drop_path`."""
 
     def __init__(self, width: int, *, num_heads: int, reduction: int, drop_path: float) -> None:
         super().__init__()
@@ -123,10 +120,7 @@ class Stage(nn.Module):
 
 
 class MixTransformerEncoder(Encoder):
-    """B0: four stages of two transformer blocks; maps at 1/4, 1/8, 1/16, 1/32 (rounded up).
-
-    The last block is skipped in training by the chance `drop_path`, earlier ones linearly less.
-    """
+    """B0: four stages of two transformer blocks; maps at 1/4, 1/8, 1/16, 1/32 (rounded up)."""
 
     def __init__(self, in_channels: int, *, width: int, drop_path: float) -> None:
         super().__init__()

@@ -1,21 +1,65 @@
 """Further kinds of generated images, each of which asks something else of a training recipe.
 
+    python benchmarks/families.py cracks,num=100,size=480 vessels,num=28,size=512 --out made/
+
 They stand for what people have: cracks that cover a hundredth of a wall, vessels, tiny dots, things
 that fill the image, 16-bit microscopes, five-band cameras. Truth is known to the pixel. In each,
 something that is not meant looks like what is: stains and joints beside cracks, a bright disc and
 spots beside vessels, wide smudges beside dots.
 """
 
+import argparse
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
 from scipy import ndimage
 
+from binseg.data.sources.synthetic import write_series
+from binseg.progress import SILENT
+from binseg.storage import cache_dir
+
 Drawn = tuple[Num[np.ndarray, "H W C"], Bool[np.ndarray, "H W"]]
 Random = np.random.Generator
 Extent = tuple[int, int]
+SETS = (
+    "cracks,num=100,size=480",
+    "vessels,num=28,size=512",
+    "dots,num=60,size=512",
+    "huge,num=200,size=640",
+    "micro,num=80,size=640",
+    "bands,num=80,size=320",
+)
+"""The data sets of the benchmarks that take all families."""
+
+
+def main() -> int:
+    """Draw data sets as folders of images and masks with lists of their splits."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="*", default=SETS, help="KIND,num=N,size=PIXELS,seed=S")
+    parser.add_argument("--out", type=Path, help="folder of the folders; the cache by default")
+    options = parser.parse_args()
+    for one in options.sets:
+        print(f"{one}: {folder_of(one, options.out)}")
+    return 0
+
+
+def folder_of(data: str, out: Path | None = None) -> str:
+    """Draw a set of a family unless its folder is there; any other data is its own path."""
+    kind, *parts = data.split(",")
+    if kind not in FAMILIES or Path(data).exists():
+        return data
+    asked = dict(part.split("=") for part in parts)
+    num, size, seed = (int(asked.get(name, usual)) for name, usual in USUAL.items())
+    folder = (out or cache_dir() / "families") / f"{kind}-num{num}-size{size}-seed{seed}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draw = partial(draw_family, kind, size=size, seed=seed)
+        write_series(folder, num, draw, SILENT, suffix=".png" if kind in COLOURED else ".tif")
+    return str(folder)
 
 
 def draw_family(kind: str, index: int, *, size: int, seed: int) -> Drawn:
@@ -169,7 +213,9 @@ FAMILIES: Mapping[str, Callable[[Random, int], Drawn]] = MappingProxyType(
         "bands": _bands,
     }
 )
-"""Every kind by its name in `synthetic:kind=NAME`."""
+"""Every kind by its name."""
+COLOURED = {"cracks", "vessels", "huge"}  # The others have one channel or five, as TIFF
+USUAL = {"num": 240, "size": 128, "seed": 0}
 
 
 def _bytes(unit_HWC: Float[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:
@@ -272,3 +318,7 @@ def _walk(
             window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             mask_HW[window] |= away <= max(radius, 0.6) ** 2
     return (y, x), angle
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,12 +1,13 @@
 """The generated families: seeded, of the stated kinds, and open to `binseg` like any folder."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from benchmarks.families import FAMILIES, draw_family, folder_of
 
 from binseg.config.recipe import DataConfig
 from binseg.data import open_dataset, read_sample
-from binseg.data.sources.families import FAMILIES, draw_family
-from binseg.errors import UsageError
 
 SHARES = {
     "cracks": (0.001, 0.05),
@@ -45,13 +46,12 @@ def test_grey_levels_alone_do_not_solve_them() -> None:
     assert max(scores) < 0.75
 
 
-def test_they_open_by_name_with_bits_and_bands() -> None:
-    """16 bits stay 16 bits, five bands stay five; a wrong kind names the right ones."""
-    micro = open_dataset(DataConfig(path="synthetic:kind=micro,num=3,size=48"))
+def test_they_open_by_name_with_bits_and_bands(tmp_path: Path) -> None:
+    """16 bits stay 16 bits, five bands stay five; data of another name is a path."""
+    micro = open_dataset(DataConfig(path=folder_of("micro,num=3,size=48", tmp_path)))
     image_HWC = read_sample(micro.records[0], micro.rule).image_HWC
     assert image_HWC.dtype == np.uint16
     assert image_HWC.shape == (36, 48, 1)
-    bands = open_dataset(DataConfig(path="synthetic:num=3,size=48,kind=bands"))
+    bands = open_dataset(DataConfig(path=folder_of("bands,num=3,size=48", tmp_path)))
     assert read_sample(bands.records[0], bands.rule).image_HWC.shape == (48, 48, 5)
-    with pytest.raises(UsageError, match="kind must be shapes, cracks"):
-        open_dataset(DataConfig(path="synthetic:kind=crack"))
+    assert folder_of("crack,num=3", tmp_path) == "crack,num=3"
