@@ -4,6 +4,7 @@ import struct
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -322,6 +323,11 @@ def test_alpha_of_tiffs_is_dropped_and_other_extras_are_kept(tmp_path: Path) -> 
         np.testing.assert_array_equal(read_image(path), expected, err_msg=name)
         assert probe(path).keeps_alpha == (name == "gdal")
         check_probe(path)
+    five = np.dstack([four, GREY.T.reshape(GREY.shape)])
+    extras = (*["unspecified"] * 3, "unassalpha")
+    grey: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig"}
+    bands = tiff(tmp_path / "bands.tif", five, extrasamples=extras, **grey)
+    np.testing.assert_array_equal(read_image(bands), five)
 
 
 @pytest.mark.parametrize("options", [{}, {"tile": (16, 16), "compression": "zlib"}])

@@ -78,3 +78,20 @@ def test_what_is_missing_is_named(data: Path, tmp_path: Path) -> None:
     Image.fromarray(grey[:9]).save(tmp_path / "theirs" / "2.png")
     with pytest.raises(ImageError, match="at the image's size"):
         evaluate(predictor, data=data, split="all")
+
+
+def test_names_in_two_folders_keep_apart(tmp_path: Path) -> None:
+    """A mask at its image's own path goes before a namesake's; one for two images is refused."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "deep/a"):
+        truth = np.kron(rng.random((5, 6)) > 0.6, np.ones((8, 8))).astype(np.uint8) * 255
+        for place in ("data/images", "data/masks", "theirs"):
+            path = tmp_path / place / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(truth).save(path)
+    predictor = SavedMask(None, name=str(tmp_path / "theirs"))
+    report = evaluate(predictor, data=tmp_path / "data", split="all")
+    assert [one.scores["original"]["dice"] for one in report.images] == [1.0] * 3
+    (tmp_path / "theirs" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"deep/a\.png would be of several images; keep their"):
+        evaluate(predictor, data=tmp_path / "data", split="all")

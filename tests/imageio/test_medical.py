@@ -157,3 +157,30 @@ def test_masks_that_are_scaled_to_whole_numbers_are_those(tmp_path: Path) -> Non
     referee_WHD = np.rint(nibabel.load(path).get_fdata())
     assert set(np.unique(referee_WHD)) == {0, 1}
     np.testing.assert_array_equal(read_labels(path, page=0), referee_WHD[:, :, 0].T)
+
+
+def test_white_is_turned_by_the_bits_that_are_stored(tmp_path: Path) -> None:
+    """Alike in all slices of a series, whatever a slice holds; an empty mask stays empty."""
+    bright_NHW, dark_NHW = np.full((2, 1, 6, 9), 300)
+    dark_NHW[0, 0, 0] = 7
+    for number, frames_NHW in enumerate((bright_NHW, dark_NHW)):
+        path = dicom(tmp_path / f"{number}.dcm", frames_NHW, kind="MONOCHROME1")
+        np.testing.assert_array_equal(read_labels(path), -1 - frames_NHW[0])
+    file = pydicom.dcmread(path)
+    file.PixelRepresentation, file.BitsStored, file.HighBit = 0, 12, 11
+    file.save_as(path)
+    np.testing.assert_array_equal(read_labels(path), 4095 - dark_NHW[0])
+
+
+@pytest.mark.parametrize("kind", ["complex", "colours", "second", "second packed"])
+def test_volumes_that_are_not_read_are_one_line(tmp_path: Path, kind: str) -> None:
+    """Complex numbers would lose a part; NIfTI-2 is named with the way out."""
+    values_WHD = np.zeros((5, 4, 2), np.complex64 if kind == "complex" else np.uint8)
+    if kind == "colours":
+        values_WHD = np.zeros((5, 4, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    path = tmp_path / ("a.nii.gz" if "packed" in kind else "a.nii")
+    image = nibabel.Nifti2Image if "second" in kind else nibabel.Nifti1Image
+    nibabel.save(image(values_WHD, np.eye(4)), path)
+    told = "save it as NIfTI-1" if "second" in kind else "save one number for each voxel"
+    with pytest.raises(ImageError, match=told):
+        read_image(path, page=0)

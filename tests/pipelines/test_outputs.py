@@ -400,3 +400,19 @@ def test_the_summary_says_which_masks_to_doubt(tmp_path: Path) -> None:
     with (tmp_path / "summary.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["expected_dice"], row["quality"]) == ("0.35", "look")
+
+
+def test_images_of_one_name_keep_their_own_lines(tmp_path: Path) -> None:
+    """Pages of a stack and files of two folders are told apart in the tables of the whole."""
+    options = PredictOptions(outputs=("kaggle", "coco"))
+    for page, stem in ((0, "a-page0000"), (1, "a-page0001"), (None, "sub/a")):
+        made = Prediction(probability_HW=rings(seed=1).astype(np.float32), threshold=0.5,
+                          bundle_id="a", name="a.tif", page=page)  # fmt: skip
+        write_outputs(made, stem=tmp_path / stem, options=options)
+    FolderSink(tmp_path).finish(options, PredictResult())
+    lines = (tmp_path / "kaggle.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["a-page0000", "a-page0001", "sub/a"]
+    images = json.loads((tmp_path / "coco.json").read_text())["images"]
+    assert [(one["file_name"], one.get("page")) for one in images] == [
+        ("a.tif", 0), ("a.tif", 1), ("sub/a.tif", None)
+    ]  # fmt: skip

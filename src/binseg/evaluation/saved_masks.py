@@ -1,5 +1,6 @@
 """Masks that any program has written, scored as a model's predictions are."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,7 @@ from binseg.inference.predictor import ModelPredictor, Tell, untold
 from binseg.postprocess import NOTHING
 from binseg.types import Record
 
+_EXACTLY = "/"  # Before a path in the folder: it goes before names that are alike elsewhere
 _ENDINGS = ("", "_mask", "_pred", "_prediction", "_seg", "-mask", "-pred")
 """Endings that programs add to an image's name to name its mask."""
 
@@ -84,7 +86,7 @@ def saved_masks(folder: Path, dataset: Dataset) -> dict[str, SavedMask]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
             place = path.relative_to(folder).with_suffix("").as_posix()
-            for name in {place, path.stem}:
+            for name in (_EXACTLY + place, path.stem):
                 files.setdefault(name, []).append(path)
     found = {one.id: _file_of(one, files, dataset.root) for one in dataset.records}
     if missing := [id_ for id_, path in found.items() if path is None]:
@@ -92,6 +94,9 @@ def saved_masks(folder: Path, dataset: Dataset) -> dict[str, SavedMask]:
             f"{folder}: no mask for {len(missing)} of {len(found)} images: "
             f"{name_some(missing)}; masks have the names of their images"
         )
+    if several := [path for path, num in Counter(found.values()).items() if path and num > 1]:
+        names = name_some(path.relative_to(folder).as_posix() for path in several)
+        raise DataError(f"{folder}: {names} would be of several images; keep their folders' names")
     return {id_: SavedMask(path, name=str(folder)) for id_, path in found.items()}
 
 
@@ -100,7 +105,8 @@ def _file_of(record: Record, files: Mapping[str, list[Path]], root: Path) -> Pat
     places = [image.with_suffix(""), image]
     inside = [one.relative_to(root).as_posix() for one in places if one.is_relative_to(root)]
     page = "" if record.page is None else f"-page{record.page:04d}"
-    for name in (record.id, *inside, image.stem + page, image.name + page):
+    names = (record.id, *inside, image.stem + page, image.name + page)
+    for name in (*(_EXACTLY + one for one in names), *names):
         for ending in _ENDINGS:
             match files.get(name + ending, []):
                 case [path]:

@@ -96,6 +96,7 @@ OTHERS: Mapping[str, tuple[str, bytes]] = {
     "Photoshop": ("export it as PNG or TIFF", b"8BPS"),
     "PDF": ("export its images as PNG", b"%PDF"),
     "NRRD": ("convert it to .nii, with 3D Slicer for example", b"NRRD"),
+    "NIfTI-2": ("save it as NIfTI-1, with nibabel for example", b"\x1c\x02\0\0n+2"),
     "HDF5 or Imaris": ("export it as OME-TIFF, from Fiji for example", b"\x89HDF"),
     "Zeiss CZI": ("export it as OME-TIFF, from Fiji or ZEN", b"ZISRAWFILE"),
     "Nikon ND2": ("export it as OME-TIFF, from Fiji or NIS-Elements", b"\xda\xce\xbe\x0a"),

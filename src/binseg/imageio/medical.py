@@ -63,8 +63,10 @@ class _DICOM(_Slice):
         from pydicom.pixels.utils import pixel_array
 
         pixels_HWC = np.asarray(pixel_array(self.source, index=self.page)).reshape(self.shape)
-        if self.source.PhotometricInterpretation == "MONOCHROME1":
-            pixels_HWC = pixels_HWC.max() + pixels_HWC.min() - pixels_HWC
+        if self.source.PhotometricInterpretation == "MONOCHROME1":  # alike in all of a series
+            is_signed = pixels_HWC.dtype.kind == "i"
+            full = -1 if is_signed else (1 << int(self.source.BitsStored)) - 1
+            pixels_HWC = np.asarray(full - pixels_HWC, pixels_HWC.dtype)
         return pixels_HWC
 
 
@@ -85,13 +87,17 @@ def open_nifti(
         from nibabel.spatialimages import HeaderDataError
     head = _unpacked(handle).read(348)
     if head[344:347] != b"n+1":
-        raise ImageError(f"{name}: a packed file that is no NIfTI volume; unpack it first")
+        raise ImageError(
+            f"{name}: a packed file that is no NIfTI-1 volume; unpack it, or save it as NIfTI-1"
+        )
     build: Any = Nifti1Header  # its functions have no types
     try:
         header = build(head)
         dtype, (slope, intercept) = header.get_data_dtype(), header.get_slope_inter()
     except HeaderDataError as error:
         raise ImageError(f"{name}: a NIfTI header that can't be read ({error})") from None
+    if dtype.kind not in "buif":
+        raise ImageError(f"{name}: a volume of {dtype}; save one number for each voxel")
     width, height, depth, *further = (*header.get_data_shape(), 1, 1)[:6]
     if any(one != 1 for one in further):
         raise ImageError(f"{name}: holds several volumes; save each as a file of its own")

@@ -134,9 +134,8 @@ class TiffImage(decoding.Decoder):
     @cached_property
     def keeps_alpha(self) -> bool:
         """Tell whether transparency varies like data: GDAL marks the fourth of four bands so."""
-        _, _, channels = self.stored_shape()
         marked = [int(extra) in (1, 2) for extra in self.page.extrasamples]
-        if self.layout != "page" or marked != [True] or channels not in (2, 4) or self._is_float:
+        if self.layout != "page" or self._is_float or sum(marked) != 1 or not marked[-1]:
             return False
         last_N = self._sample[:, -1]
         ends = (last_N == last_N.min()) | (last_N == last_N.max())
@@ -264,7 +263,8 @@ def open_tiff(handle: decoding.Handle, *, name: str, page: int | None, any_page:
         told = f"an ImageJ stack of {content.num_hidden} images under one page"
         raise ImageError(f"{name}: {told}; save it as BigTIFF, or as one file an image")
     if page is None and (num := content.num_pages) > 1 and not any_page:
-        raise ImageError(f"{name}: a stack of {num} pages; name one of them, 0 to {num - 1}")
+        told = f"name one of them, 0 to {num - 1}, or give the file itself where a pipe was given"
+        raise ImageError(f"{name}: a stack of {num} pages; {told}")
     image = image_of(content, 0 if page is None else page, name=name)
     height, width, channels = image.stored_shape()
     assert image.page.dtype is not None, "image_of refuses those"

@@ -153,9 +153,13 @@ def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
         write_text(out / SUMMARY, _csv([_sums(out, *one) for one in tables.items()]))
         written += [out / OBJECTS, out / SUMMARY]
     if "kaggle" in outputs:
-        lines = [_text(path) for path in _parts(out, "kaggle")]
-        head, *_ = lines[0].splitlines(keepends=True) if lines else [""]
-        write_text(out / KAGGLE, head + "".join(text.removeprefix(head) for text in lines))
+        # Pages of a stack, and images of two folders, may have one name; outputs have their own.
+        runs_of = {_stem_in(out, one, "kaggle"): one for one in _parts(out, "kaggle")}
+        rows = [
+            {"ImageId": name, "EncodedPixels": _text(one).strip().rpartition(",")[2]}
+            for name, one in runs_of.items()
+        ]
+        write_text(out / KAGGLE, csv_text(rows, ["ImageId", "EncodedPixels"]))
         written.append(out / KAGGLE)
     return written
 
@@ -183,13 +187,16 @@ def _joined_coco(out: Path, paths: Iterable[Path]) -> dict[str, Any]:
     return whole
 
 
+def _stem_in(out: Path, path: Path, kind: str) -> str:
+    return path.relative_to(out).as_posix().removesuffix(FILES[kind].ending)
+
+
 def _text(path: Path) -> str:
     return path.read_text("utf-8", errors="surrogateescape")
 
 
 def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:
-    name = path.relative_to(out).as_posix().removesuffix(FILES["table"].ending)
-    found = {"outputs": name, "image": rows[0]["image"] if rows else ""}
+    found = {"outputs": _stem_in(out, path, "table"), "image": rows[0]["image"] if rows else ""}
     found["num_objects"] = str(len(rows))
     for column in ("area_px", "area_um2"):
         if rows and column in rows[0]:

@@ -152,7 +152,11 @@ class Prediction:
     def coco(self, *, tolerance: float = 0.0) -> dict[str, Any]:
         """Give the objects as a COCO data set of this one image."""
         polygons = self.polygons(tolerance=tolerance)
-        return postprocess.coco([(self.name, self.mask, polygons, self._objects)], info=self.facts)
+        of_image = [(self.name, self.mask, polygons, self._objects)]
+        found = postprocess.coco(of_image, info=self.facts)
+        if self.page is not None:
+            found["images"][0]["page"] = self.page
+        return found
 
     def labels(self) -> Int32[np.ndarray, "H W"]:
         """Number the mask's objects from 1, in the order of `objects`."""

@@ -108,7 +108,7 @@ def test_packed_run_lengths_agree_with_pycocotools(write: Write) -> None:
     """Compressed run lengths give the very mask that pycocotools packed."""
     data = opened(write([{"segmentation": {"size": [40, 60], "counts": HOLED}, "iscrowd": 1}]))
     assert np.array_equal(mask(data), holed())
-    assert any(note.startswith("1 crowd regions") for note in data.notes)
+    assert any(note.startswith("1 crowd region (iscrowd) counts") for note in data.notes)
 
 
 def test_plain_run_lengths(write: Write) -> None:

@@ -538,3 +538,22 @@ def test_patterns_pair_across_folders(save: Save, tmp_path: Path, images: str, m
         opened(tmp_path, images="*.bmp", masks=masks)
     with pytest.raises(ValueError, match="both images and masks"):
         opened(tmp_path, images=images)
+
+
+@pytest.mark.parametrize("patterns", [{}, {"images": "images/*.tif", "masks": "masks/*.tif"}])
+def test_stacks_without_a_mask_may_be_empty_pages(
+    save: Save, tmp_path: Path, patterns: dict[str, str]
+) -> None:
+    """Each page of a stack that has no mask is an image without an object."""
+    for name in ("images/a", "images/b", "masks/a"):
+        path = tmp_path / f"{name}.tif"
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(path, np.stack([MASK] * 5), photometric="minisblack")
+    data = opened(tmp_path, missing="empty", **patterns)
+    assert [(record.page, record.shapes) for record in data.records[5:]] == [
+        (page, ()) for page in range(5)
+    ]
+    for record in data.records[5:]:
+        mask_HW = read_sample(record, data.rule).mask_HW
+        assert mask_HW is not None
+        assert not mask_HW.any()

@@ -300,3 +300,16 @@ def test_nnunets_regions_are_several_values(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
     np.testing.assert_array_equal(mask(opened(tmp_path, labels=["whole"])), DISC)
     np.testing.assert_array_equal(mask(opened(tmp_path, labels=["core"])), labels_HW == 2)
+
+
+def test_names_in_vocs_lists_may_have_spaces(tmp_path: Path) -> None:
+    """The lists of a class say 1 or -1 behind each name; a name with a space isn't one of these."""
+    for name in ("a b", "c", "a"):
+        save(tmp_path / "JPEGImages" / f"{name}.jpg")
+        save(tmp_path / "SegmentationClass" / f"{name}.png", voc_mask(DISC * 15))
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a b\n")
+    (lists / "val.txt").write_text("c  1\n")
+    splits = {record.id: record.split for record in opened(tmp_path).records}
+    assert splits == {"a b": "train", "c": "val"}

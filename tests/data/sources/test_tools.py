@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import shutil
+import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -366,5 +368,79 @@ def test_what_is_left_out_of_an_export_is_said(photo: Photo, tmp_path: Path) -> 
     other = '<polyline label="a" points="1,1;2,2"/><cuboid label="a"/><cuboid label="a"/>'
     write_cvat(tmp_path, cvat(CONTOUR) + other)
     assert any("left out: 2 cuboid, 1 polyline" in note for note in opened(tmp_path).notes)
+    write_cvat(tmp_path, other)
+    with pytest.raises(DataError, match="no areas, but 2 cuboid, 1 polyline; export polygons"):
+        opened(tmp_path)
     with pytest.raises(DataError, match=r"choose outlines by data\.labels"):
         opened(tmp_path, foreground=[1])
+
+
+def test_parts_of_v7s_polygons_are_united(photo: Photo, tmp_path: Path) -> None:
+    """Paths beside each other are two parts, also traced ones; overlapping ones leave no gap."""
+    photo()
+    boxes = [(8, 6, 23, 19), (40, 30, 49, 39), (18, 12, 30, 24)]
+    paths = [
+        [{"x": x, "y": y} for x, y in ((a, b), (c, b), (c, d), (a, d))] for a, b, c, d in boxes
+    ]
+    part = {"name": "cell", "polygon": {"paths": paths}}
+    (tmp_path / "a.json").write_text(
+        json.dumps({"item": {"name": "a.jpg", "slots": []}, "annotations": [part]})
+    )
+    expected = np.zeros(SIZE, bool)
+    for left, top, right, bottom in boxes:
+        expected[top : bottom + 1, left : right + 1] = True
+    np.testing.assert_array_equal(mask(opened(tmp_path)), expected)
+
+
+def test_an_area_is_chosen_by_any_of_its_labels(photo: Photo, tmp_path: Path) -> None:
+    """Several labels of one area, boxes to tick, and labels that are results of their own."""
+    photo()
+    points = percent(CONTOUR)
+    tasks = label_studio("polygonlabels", points=points)
+    area = tasks[0]["annotations"][0]["result"][0]
+    area["value"]["polygonlabels"] = ["dirt", "cell"]
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    for label in ("cell", "dirt"):
+        np.testing.assert_array_equal(mask(opened(tmp_path, labels=[label])), filled(CONTOUR))
+    area |= {"type": "polygon", "id": "x", "value": {"points": points}}
+    apart = {**area, "type": "labels", "value": {"points": points, "labels": ["cell"]}}
+    tasks[0]["annotations"][0]["result"].append(apart)
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    np.testing.assert_array_equal(mask(opened(tmp_path, labels=["cell"])), filled(CONTOUR))
+    xs, ys = zip(*CONTOUR, strict=True)
+    shape = {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
+    box = {"name": "rect", "x": 50, "y": 40, "width": 5, "height": 4}
+    regions = [
+        {"shape_attributes": shape, "region_attributes": {"sure": "no", "is": {"cell": True}}},
+        {"shape_attributes": box, "region_attributes": {"sure": "yes", "is": {"background": True}}},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"a": {"filename": "a.jpg", "regions": regions}}))
+    for options in ({}, {"labels": ["cell"]}):
+        np.testing.assert_array_equal(mask(opened(tmp_path, **options)), filled(CONTOUR))
+
+
+def test_supervisely_rectangles_go_either_way(photo: Photo, tmp_path: Path) -> None:
+    """Two corners, of which any may come first; the pixels of both belong to it."""
+    photo("img/a.jpg")
+    (tmp_path / "ann").mkdir()
+    expected = np.zeros(SIZE, bool)
+    expected[6:20, 8:24] = True
+    for corners in ([[8, 6], [23, 19]], [[23, 19], [8, 6]], [[8, 19], [23, 6]]):
+        points = {"exterior": corners, "interior": []}
+        thing = {"classTitle": "a", "geometryType": "rectangle", "points": points}
+        (tmp_path / "ann" / "a.jpg.json").write_text(json.dumps({"objects": [thing]}))
+        np.testing.assert_array_equal(mask(opened(tmp_path)), expected)
+
+
+def test_names_with_accents_as_a_mac_writes_them(photo: Photo, tmp_path: Path) -> None:
+    """One letter or a letter and its accent: a name is the same, in files and in annotations."""
+    apart, whole = (unicodedata.normalize(form, "Fläche é") for form in ("NFD", "NFC"))
+    photo(f"images/{apart}.jpg")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(filled(CONTOUR)).save(tmp_path / "masks" / f"{whole}.png")
+    np.testing.assert_array_equal(mask(opened(tmp_path)), filled(CONTOUR))
+    shutil.rmtree(tmp_path / "masks")
+    write_cvat(tmp_path, cvat(CONTOUR))
+    path = tmp_path / "annotations.xml"
+    path.write_text(path.read_text().replace("a.jpg", f"{whole}.jpg"), encoding="utf-8")
+    np.testing.assert_array_equal(mask(opened(tmp_path)), filled(CONTOUR))

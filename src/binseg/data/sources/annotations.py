@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some, spread
-from binseg.data.sources.listing import Findings, inside, list_folder, posix
+from binseg.data.sources.listing import Findings, composed, inside, list_folder, posix
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, probe
 from binseg.imageio.decoding import swaps_sides
@@ -59,7 +59,7 @@ class FolderImages:
             if path is not None and path.is_file():
                 return path
         is_within = name and inside(self.home, name) is not None
-        found = self._paths_of[Path(name).name] if is_within else []
+        found = self._paths_of[composed(Path(name).name)] if is_within else []
         if not found:
             raise ValueError("is not there")
         if len(found) > 1:
@@ -83,7 +83,7 @@ class FolderImages:
     def _paths_of(self) -> dict[str, list[Path]]:
         paths_of: dict[str, list[Path]] = defaultdict(list)
         for path in list_folder(self.home).images:
-            paths_of[path.name].append(path)
+            paths_of[composed(path.name)].append(path)
         return paths_of
 
 
@@ -134,6 +134,8 @@ def findings_of(
     if kinds := Counter(kind for one in items for kind in one.left_out):
         some = ", ".join(f"{num} {kind}" for kind, num in sorted(kinds.items()))
         notes.append(f"left out: {some} (areas are filled; of several annotations the last one)")
+        if not any(one.shapes for one in items):
+            raise DataError(f"{root}: no areas, but {some}; export polygons")
     records += empty
     # A split for some would refuse the rest, and a folder that is called train alone is none.
     splits = {record.split for record in records}
@@ -289,9 +291,14 @@ def shape_of(
 
 
 def parts_of(rings: Sequence[Ring], label: str) -> tuple[Shape, ...]:
-    """Unite an object's rings; only one that lies wholly inside another is a hole in it."""
+    """Unite an object's rings; only one that lies wholly inside another is a hole in it.
+
+    Raises ValueError for a ring of fewer than three corners.
+    """
     from shapely import Polygon
 
+    if any(len(ring) < 3 for ring in rings):
+        raise ValueError("has fewer than 3 corners")
     areas = [Polygon(ring).buffer(0) for ring in rings]
     holes_of: dict[int, list[Ring]] = {}
     for index, area in enumerate(areas):

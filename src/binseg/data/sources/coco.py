@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import SPLITS, name_some
+from binseg.data.dataset import SPLITS, counted, name_some
 from binseg.data.sources import annotations as outlines
 from binseg.data.sources.annotations import FolderImages, is_background, rings_of_runs
 from binseg.data.sources.layouts import split_of
@@ -93,7 +93,8 @@ def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | Non
         problems.append(f"annotations for images that are not listed: {name_some(strays)}")
     outlines.refuse(file, problems)
     num = sum(bool(a.get("iscrowd")) for a in kept)
-    crowds = [f"{num} crowd regions (iscrowd) count as foreground, as a whole"] if num else []
+    told = counted(num, "crowd region (iscrowd) counts", "crowd regions (iscrowd) count")
+    crowds = [f"{told} as foreground, as a whole"] if num else []
     return Findings(records=tuple(records), notes=(note, *crowds, *outlines.empty_note(records)))
 
 
@@ -169,8 +170,6 @@ def _shapes(annotation: Mapping[str, Any]) -> tuple[Sequence[Shape], set[tuple[o
     segmentation, label = annotation.get("segmentation"), str(annotation.get("category_id", ""))
     if isinstance(segmentation, list) and segmentation:
         rings = tuple(ring_of(points) for points in segmentation)
-        if any(len(ring) < 3 for ring in rings):
-            raise ValueError("has fewer than 3 corners")
         return outlines.parts_of(rings, label), set()
     if not isinstance(segmentation, dict):
         raise ValueError("is missing (a box alone is no outline)")  # noqa: TRY004  # the file's fault

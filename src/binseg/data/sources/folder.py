@@ -235,7 +235,8 @@ def read_folder(
     if problems:
         raise DataError(f"{root}: {'; '.join(problems)}; images and masks pair by file name")
     empty, told = without_mask(lone, len(records), config, root, noun="mask")
-    records, notes = records + empty, [*notes, *told]
+    records += [page for one in empty for page in pages_of(one, config.page_group)]
+    notes = [*notes, *told]
     lists = next(filter(None, map(split_lists, layouts.wrapped(root))), {})
     if lists and all(part.split is None for part in parts):
         records = _listed(records, lists, root, {one.id for one in lone})
@@ -292,7 +293,7 @@ def read_patterns(_: object, root: Path, config: DataConfig) -> Findings:
         split, group = layouts.split_of_path(image, root), config.page_group
         records += records_of_pair(key, image, [mask], split=split, page_group=group)
     empty, notes = without_mask(alone, len(records), config, root, noun="mask")
-    records += empty
+    records += [page for one in empty for page in pages_of(one, config.page_group)]
     if any(record.split is None for record in records):
         records = [replace(record, split=None) for record in records]
     return Findings(records=tuple(records), notes=tuple(notes))

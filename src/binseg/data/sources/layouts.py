@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from binseg.data.dataset import name_some
-from binseg.data.sources.listing import Listing, list_folder, real_path, subfolders
+from binseg.data.sources.listing import Listing, composed, list_folder, real_path, subfolders
 from binseg.data.splits import parse_split
 from binseg.errors import DataError, ImageError
 from binseg.imageio.formats import known_other
@@ -352,7 +352,9 @@ def _beside(folder: Path, *, root: Path) -> Part | None:
 
 
 def _named(files: Sequence[Path], folder: Path) -> tuple[tuple[str, Path], ...]:
-    return tuple((path.relative_to(folder).with_suffix("").as_posix(), path) for path in files)
+    return tuple(
+        (composed(path.relative_to(folder).with_suffix("").as_posix()), path) for path in files
+    )
 
 
 def _short(folder: Path, root: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PureWindowsPath
@@ -65,8 +66,14 @@ def _is_image(name: str) -> bool:
 
 
 def stem_of(path: Path) -> str:
-    """Give a file's name without its ending, which may be .nii.gz."""
-    return path.stem.removesuffix(".nii") if path.suffix.lower() == ".gz" else path.stem
+    """Give a file's name without its ending, which may be .nii.gz, as `composed`."""
+    stem = path.stem.removesuffix(".nii") if path.suffix.lower() == ".gz" else path.stem
+    return composed(stem)
+
+
+def composed(name: str) -> str:
+    """Write letters with accents as one sign, not as two, as they come from a Mac."""
+    return unicodedata.normalize("NFC", name)
 
 
 def real_path(folder: str | Path) -> Path:

@@ -26,6 +26,7 @@ from binseg.data.sources.folder import pages_of
 from binseg.data.sources.layouts import wrapped
 from binseg.data.sources.listing import (
     Findings,
+    composed,
     inside,
     list_folder,
     read_json,
@@ -168,7 +169,10 @@ def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
     folder = next((one for one in lists if one.is_dir()), None)
     for one in list_folder(folder, deep=False).others if folder else ():
         if one.suffix == ".txt" and (split := parse_split(one.stem)) is not None:
-            split_lists |= dict.fromkeys((line.split()[0] for line in read_lines(one)), split)
+            # Lists of a class have 1 or -1 behind the name; other names may have spaces.
+            names = [composed(line) for line in read_lines(one)]
+            names = [name if name in found_masks else name.split()[0] for name in names]
+            split_lists |= dict.fromkeys(names, split)
     given = (_by_stem(home / "JPEGImages"), found_masks, home, config)
     return _paired(*given, classes=classes, ignore=ignore, split_of_name=split_lists)
 

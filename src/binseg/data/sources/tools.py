@@ -21,8 +21,10 @@ from binseg.config.recipe import DataConfig
 from binseg.data.sources import listing
 from binseg.data.sources.annotations import (
     Annotated,
+    is_background,
     mapping,
     mask_of_png,
+    parts_of,
     read_outlines,
     rings_of_mask,
     shape_of,
@@ -70,12 +72,25 @@ def _objects(value: object) -> list[Mapping[str, Any]]:
     return [mapping(one) for one in _list(value)]
 
 
-def _annotated(read: Callable[[T], Shape | str], items: Iterable[T], **facts: Any) -> Annotated:
-    """Read each item of an image: a shape, or the kind of what is no area."""
-    found = [*map(read, items)]
-    shapes = tuple(one for one in found if isinstance(one, Shape))
-    left_out = tuple(one for one in found if isinstance(one, str))
-    return Annotated(shapes=shapes, left_out=left_out, **facts)
+def _annotated(
+    read: Callable[[T], Shape | str | list[Shape]],
+    items: Iterable[T],
+    labels_of: Callable[[T], Iterable[object]] = lambda _: (),
+    /,
+    **facts: Any,
+) -> Annotated:
+    """Read each item of an image: its shapes, once for each label, or the kind of what is none."""
+    shapes: list[Shape] = []
+    left_out: list[str] = []
+    for item in items:
+        got, names = read(item), [str(one) for one in labels_of(item) if one]
+        names = [one for one in names if is_background(one)] or names  # none by one of them is none
+        for one in got if isinstance(got, list) else [got]:
+            if isinstance(one, Shape):
+                shapes += [replace(one, label=name) for name in names] or [one]
+            else:
+                left_out.append(one)
+    return Annotated(shapes=tuple(shapes), left_out=tuple(left_out), **facts)
 
 
 def _box(left: float, top: float, width: float, height: float, *, label: str) -> Shape:
@@ -149,16 +164,25 @@ def label_studio(file: Path) -> Iterator[Annotated]:
         sizes = [(one.get("original_height"), one.get("original_width")) for one in results]
         data = mapping(task.get("data"))
         names = [data[key] for key in ("image", "img", "url") if key in data]
+        # Labels that are results of their own have the id of their area.
+        named = [one for one in results if one.get("type") == "labels"]
+        apart = {one.get("id"): _studio_labels({}, one) for one in named}
         name = str(task.get("file_upload") or next(iter(names), ""))
         size = next((one for one in sizes if all(one)), (None, None))
-        one = _annotated(_label_studio_shape, results, name=name, size=size)
+        one = _annotated(
+            _label_studio_shape, results, partial(_studio_labels, apart), name=name, size=size
+        )
         earlier = ("earlier annotation of the same image",) * (len(done) - 1)
         yield replace(one, left_out=(*one.left_out, *earlier))
 
 
+def _studio_labels(apart: Mapping[object, list[Any]], result: Mapping[str, Any]) -> list[Any]:
+    own = _list(mapping(result.get("value")).get(str(result.get("type"))))
+    return own or apart.get(result.get("id"), [])
+
+
 def _label_studio_shape(result: Mapping[str, Any]) -> Shape | str:
-    kind, value = str(result.get("type", "")), mapping(result.get("value"))
-    label = str((_list(value.get(kind)) or [""])[0])
+    kind, value, label = str(result.get("type", "")), mapping(result.get("value")), ""
     height, width = result.get("original_height"), result.get("original_width")
     if not kind.startswith(("polygon", "rectangle", "ellipse", "brush")):
         return kind
@@ -207,13 +231,18 @@ def via(file: Path) -> Iterator[Annotated]:
         regions = entry.get("regions")
         each = list(regions.values()) if isinstance(regions, Mapping) else regions
         if "filename" in entry:
-            yield _annotated(_via_shape, _objects(each), name=str(entry["filename"]))
+            yield _annotated(_via_shape, _objects(each), _via_labels, name=str(entry["filename"]))
+
+
+def _via_labels(region: Mapping[str, object]) -> list[object]:
+    words: list[object] = []
+    for one in mapping(region.get("region_attributes")).values():  # boxes to tick: {name: true}
+        words += [key for key, on in one.items() if on] if isinstance(one, Mapping) else [one]
+    return words
 
 
 def _via_shape(region: Mapping[str, object]) -> Shape | str:
-    shape = mapping(region.get("shape_attributes"))
-    words = [one for one in mapping(region.get("region_attributes")).values() if one]
-    label = str(words[0]) if words else ""
+    shape, label = mapping(region.get("shape_attributes")), ""
     match shape.get("name"):
         case "polygon":
             xs, ys = _list(shape.get("all_points_x")), _list(shape.get("all_points_y"))
@@ -263,7 +292,7 @@ def _supervisely_shape(one: Mapping[str, Any]) -> Shape | str:
             holes = [tuple(_corners(_list(ring))) for ring in _list(points.get("interior"))]
             return shape_of(outside, label, holes=holes)
         case "rectangle" if len(outside) == 2:
-            (left, top), (right, bottom) = outside
+            (left, top), (right, bottom) = np.sort(outside, axis=0).tolist()  # in any order
             return _box(left, top, right - left + 1, bottom - top + 1, label=label)
         case "bitmap":
             bitmap = mapping(one.get("bitmap"))
@@ -287,14 +316,15 @@ def v7(file: Path) -> Iterator[Annotated]:
     yield _annotated(_v7_shape, _objects(content.get("annotations")), name=name, size=size)
 
 
-def _v7_shape(one: Mapping[str, Any]) -> Shape | str:
+def _v7_shape(one: Mapping[str, Any]) -> Shape | str | list[Shape]:
     polygon, label = mapping(one.get("polygon")), str(one.get("name", ""))
     paths = _list(polygon.get("paths")) or [
         path for path in (polygon.get("path"), *_list(polygon.get("additional_paths"))) if path
     ]
     rings = [tuple(_corners((p.get("x"), p.get("y")) for p in _objects(path))) for path in paths]
     if rings:
-        return shape_of(rings[0], label, holes=rings[1:])
+        parts = parts_of(rings, label)
+        return [shape_of(part.rings[0], label, holes=part.rings[1:]) for part in parts]
     if ellipse := mapping(one.get("ellipse")):
         (x, y), (rx, ry) = (_fields(mapping(ellipse.get(n)), "x y") for n in ("center", "radius"))
         angle = np.degrees(_numbers([ellipse.get("angle") or 0])[0])
