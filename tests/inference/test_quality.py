@@ -126,8 +126,8 @@ def test_unlike_images_are_flagged_with_the_reason(
     assert quality.distance > 1
 
 
-def test_between_two_kinds_of_images_nothing_is_usual() -> None:
-    """Where training was dark or bright, an image half as bright is unlike both."""
+def test_images_between_two_kinds_are_farther_than_those_of_either() -> None:
+    """The nearest usual image counts, not the mean of all, which may be like none of them."""
 
     def figures_of(seed: int, shift: float) -> np.ndarray:
         return np.random.default_rng(seed).normal(0, 0.05, len(NAMES)) + shift
@@ -138,7 +138,7 @@ def test_between_two_kinds_of_images_nothing_is_usual() -> None:
     ]
     known = fit_knowledge(lessons)
     found = distances(np.stack([figures_of(seed, seed - 99.0) for seed in (99, 100, 101)]), known)
-    assert (found > known.limit).tolist() == [False, True, False]
+    assert found[1] > max(found[0], found[2])
 
 
 def test_quality_stands_in_every_output(known: Knowledge) -> None:

@@ -138,9 +138,9 @@ class Knowledge(Part):
     @model_validator(mode="after")
     def _check(self) -> Self:
         num = len(self.names)
-        whole = (self.centre, self.spread, self.low, self.high, self.precision)
-        rows = [*map(len, whole), *map(len, self.precision), *map(len, self.references)]
-        if not 1 <= num <= 100 or set(rows) != {num}:
+        rows = (self.centre, self.spread, self.low, self.high, self.precision)
+        inner = (*self.precision, *self.references)
+        if not 1 <= num <= 100 or any(len(row) != num for row in (*rows, *inner)):
             raise ValueError(f"knowledge needs {num} figures of each kind, one a name")
         return self
 
