@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from binseg.config import load_recipe
 from binseg.training import loggers
-from binseg.training.loggers import running_loggers
+from binseg.training.loggers import COLUMNS, EpochLog, running_loggers
 
 
 def test_a_missing_tracker_is_told_with_its_extra(
@@ -63,3 +64,20 @@ def test_a_trackers_run_is_finished(
     with pytest.raises(ValueError, match="stop"), running_loggers(["wandb"], tmp_path, listen()):
         raise ValueError("stop")
     assert finished == [True]
+
+
+def test_scores_of_some_inputs_say_of_how_many(listen: Any, tmp_path: Path) -> None:
+    """An epoch's validation figures name their inputs where they are not all; metrics.csv, too."""
+    listener = listen()
+    log = EpochLog(tmp_path, load_recipe(), loggers=[], progress=listener, writes=True)
+    row = dict.fromkeys(COLUMNS, 0.5) | {"epoch": 1, "val_inputs": 368}
+    for scored in (48, 368):
+        log.add(row | {"val_scored": scored})
+        log.tell(" of 2")
+    log.write()
+    first, second = (str(line) for line in listener.lines)
+    assert "Dice 0.5000 on 48 of 368 inputs (best)" in first
+    assert "of 368" not in second
+    head, *rows = (tmp_path / "metrics.csv").read_text("utf-8").splitlines()
+    of = head.split(",").index("val_scored")
+    assert [line.split(",")[of] for line in rows] == ["48", "368"]
