@@ -41,6 +41,7 @@ def test_the_id_is_the_hash_of_what_decides(bench: Any) -> None:
     card = bench.card()
     facts = json.loads(card.to_json())
     assert facts["preprocessing"].pop("nodata") is None  # what isn't there changes no id
+    assert facts["preprocessing"].pop("depth") == 8  # nor does what was so before it could be said
     deciding = ("architecture", "preprocessing", "temperature", "tta")
     text = json.dumps(
         {
@@ -58,8 +59,9 @@ def test_the_id_is_the_hash_of_what_decides(bench: Any) -> None:
         card.identity(sums | {NETWORK_INT8: "3" * 64}),
         bench.card(temperature=2.0).identity(sums),
         bench.card(tta="all").identity(sums),
+        bench.card(preprocessing=replace(card.preprocessing, depth=16)).identity(sums),
     }
-    assert len(ids) == 6
+    assert len(ids) == 7
     assert bench.card(threshold=Threshold(value=0.1)).identity(sums) in ids
 
 

@@ -51,10 +51,11 @@ the last step and its validation end a little late."""
 LEAST_SHARE = 0.2  # least share of the budget that is trained, however long the rest takes
 OPENING = 2.0  # Seconds from recipe to first step, with pixels decoded for the plan
 DECODING = 0.04  # seconds for a million pixels of the images, decoded and resized once
-VALIDATING, PREDICTING = 0.3, 0.52
+COPIES = 0.006  # seconds an image that the search for copies in two splits takes
+VALIDATING, PREDICTING = 0.3, 0.65
 """Time for a pixel when it validates, in the precision of training, and when the finished model
 predicts image by image in float32; as a share of the time for a pixel of a training step.
-Measured for four networks: 0.25-0.31 and 0.50-0.61."""
+Measured for four networks: 0.25-0.31 and 0.50-0.61; 0.8 where training is in bf16."""
 STARTING = 0.2  # likewise what each prediction takes, however few its pixels are
 MEASURING = 0.12  # seconds for a million pixels of an image whose prediction is scored
 
@@ -96,7 +97,8 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
     reading = DECODING * (facts.num_train + facts.num_val)
     own = (reading + MEASURING * facts.num_val) * height * width / 1e6
     scoring = computing(PREDICTING * predicted, STARTING * num_predicted * len(tiles))
-    around = OPENING + own + scoring + EXPECTED_CLOSING
+    copies = COPIES * (facts.num_train + facts.num_val)
+    around = OPENING + copies + own + scoring + EXPECTED_CLOSING
     if recipe.train.budget_minutes is not None:
         budget = 60 * recipe.train.budget_minutes
         return max(budget, around + LEAST_SHARE * budget)
