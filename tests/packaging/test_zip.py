@@ -55,6 +55,10 @@ def test_odd_zips_are_refused(bench: Any, tmp_path: Path) -> None:
         secret[secret.index(mark) + offset] |= 1
     (tmp_path / "s.zip").write_bytes(secret)
     bench.refused(tmp_path / "s.zip", "encrypted")
+    strange = bytearray(pack_zip(bench.write(tmp_path / "b"), tmp_path / "u.zip").read_bytes())
+    strange[7], strange[30] = 8, 0xDA  # the first file's own header: UTF-8, which it isn't
+    (tmp_path / "u.zip").write_bytes(strange)
+    bench.refused(tmp_path / "u.zip", "can't")
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in FILES:
             data = (tmp_path / "b" / name).read_bytes()

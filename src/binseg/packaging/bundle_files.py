@@ -29,7 +29,7 @@ _LIMITS = {SUMS: 2**16, CARD: 2**22, REFERENCE: 2**30}
 _LIMIT = 2**32
 _MAX_MEMBERS = 10_000
 _MAX_RATIO = 100
-_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, UnicodeError)
 
 
 @dataclass(frozen=True, kw_only=True)
