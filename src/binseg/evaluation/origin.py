@@ -14,6 +14,7 @@ from typing import cast
 from binseg.config import DataConfig, Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
+from binseg.data.sources.synthetic import is_synthetic
 from binseg.data.splits import assign_splits
 from binseg.datacheck import keep_together
 from binseg.errors import DataError, UsageError, suggest
@@ -93,7 +94,25 @@ def data_config(
     tree |= (sections or {}).get("data", {})
     if tree.get("path") is None:
         raise UsageError("which images? Give --data PATH")
-    return load_recipe(sections={"data": tree}, overrides=overrides).data
+    config = load_recipe(sections={"data": tree}, overrides=overrides).data
+    assert config.path
+    is_own = recipe is not None and config.path == recipe.data.path
+    if origin.run is None or not is_own or is_synthetic(config.path):
+        return config
+    return config.model_copy(update={"path": _found(config.path, origin.run)})
+
+
+def _found(recorded: str, run: RunFolder) -> str:
+    """Find a run's data from here, or from a folder above the run, where training began."""
+    path = Path(recorded).expanduser()
+    places = (path, *(above / path for above in run.path.resolve().parents))
+    found = next((one for one in places if one.exists()), None)
+    if found is None:
+        raise UsageError(
+            f"{run.path} was trained on {recorded}, which isn't there any more; say where its "
+            "images are now, or give others: --data FOLDER"
+        )
+    return str(found)
 
 
 def _is_same(path: str | Path, recorded: object) -> bool:
