@@ -126,7 +126,10 @@ def lay_out(here: Path) -> None:
     (here / "broken.png").write_text("no image", "utf-8")
     shutil.copy(data / "images" / "0.png", here / "photo.png")
     _save(here / "done" / "photo.png", np.zeros((40, 48)))
-    shutil.unpack_archive(default_bundle_path(), here / "runs" / "first" / "bundle")
+    for name in ("first", "moved"):
+        shutil.unpack_archive(default_bundle_path(), here / "runs" / name / "bundle")
+    (here / "runs" / "moved" / "recipe.yaml").write_text("data: {path: cells}", "utf-8")
+    (here / "runs" / "moved" / "split.csv").write_text("id,split\n", "utf-8")
 
 
 def _voc(home: Path) -> None:

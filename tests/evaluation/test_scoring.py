@@ -144,7 +144,7 @@ def test_a_runs_images_are_found_from_anywhere(
     monkeypatch.setattr(Origin, "recipe", lambda _: recipe)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match="trained on cells, which isn't there any more; say where"):
+    with pytest.raises(UsageError, match="trained on cells, which isn't here; say where"):
         data_config(replace(origin, run=run))
     (tmp_path / "cells").mkdir()
     assert data_config(replace(origin, run=run)).path == str(tmp_path / "cells")

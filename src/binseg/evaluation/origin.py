@@ -96,21 +96,20 @@ def data_config(
         raise UsageError("which images? Give --data PATH")
     config = load_recipe(sections={"data": tree}, overrides=overrides).data
     assert config.path
-    is_own = recipe is not None and config.path == recipe.data.path
-    if origin.run is None or not is_own or is_synthetic(config.path):
+    if recipe is None or config.path != recipe.data.path or is_synthetic(config.path):
         return config
     return config.model_copy(update={"path": _found(config.path, origin.run)})
 
 
-def _found(recorded: str, run: RunFolder) -> str:
-    """Find a run's data from here, or from a folder above the run, where training began."""
+def _found(recorded: str, run: RunFolder | None) -> str:
+    """Find a model's data from here, or from a folder above its run, where training began."""
     path = Path(recorded).expanduser()
-    places = (path, *(above / path for above in run.path.resolve().parents))
-    found = next((one for one in places if one.exists()), None)
+    above = run.path.resolve().parents if run else ()
+    found = next((one for one in (path, *(each / path for each in above)) if one.exists()), None)
     if found is None:
         raise UsageError(
-            f"{run.path} was trained on {recorded}, which isn't there any more; say where its "
-            "images are now, or give others: --data FOLDER"
+            f"{run.path if run else 'this model'} was trained on {recorded}, which isn't here; "
+            "say where its images are now, or name others: --data FOLDER"
         )
     return str(found)
 
