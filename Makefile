@@ -35,10 +35,11 @@ test: .venv/.dev   ## the quick tests
 slow: .venv/.dev   ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 -m slow
 
-lint: .venv/.dev   ## style, complexity, types, import layers and the size of everything
+lint: .venv/.dev   ## style, complexity, types, import layers, prose and the size of everything
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/proselint check --config docs/proselint.json *.md docs/*.md docs/*/*.md
 	$(BIN)/python -m pytest -q tests/test_house.py
 
 docs: .venv/.dev   ## the documentation, without warnings
