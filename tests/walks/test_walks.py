@@ -20,7 +20,6 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
-import binseg
 from binseg.config import DataConfig
 from binseg.data.dataset import Dataset
 from binseg.data.samples import read_sample
@@ -73,8 +72,10 @@ BUDGET = "20s"
 
 def commands_of(page: Path) -> list[str]:
     """List the binseg commands in the page's blocks for the shell, as printed."""
-    found = re.findall(r"^```(sh|)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    lines = [line for _, block in found for line in block.replace("\\\n", " ").splitlines()]
+    fence = r"^```([^\n]*)\n(.*?)^```"
+    found = re.findall(fence, page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = [block.replace("\\\n", " ") for info, block in found if info in {"", "sh"}]
+    lines = [line for block in blocks for line in block.splitlines()]
     return [
         line
         for line in lines
@@ -180,19 +181,24 @@ def lay_out_layouts(here: Path) -> None:
     (here / "leaves" / "annotations.json").write_text(json.dumps(coco), "utf-8")
 
 
-def run_all(page: str) -> None:
-    """Run the commands of a page here, in order; each must end with 0."""
+def run(line: str) -> None:
+    """Run a command line here, as a shell does; it must end with 0."""
     places = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    path = {**os.environ, "PATH": os.pathsep.join(places), "COLUMNS": "80"}
+    facts = {**os.environ, "PATH": os.pathsep.join(places), "COLUMNS": "80"}
+    started = time.perf_counter()
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, check=False, env=facts
+    )
+    print(f"{time.perf_counter() - started:5.0f} s  {line}", flush=True)  # noqa: T201
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+def run_all(page: str) -> None:
+    """Run the commands of a page here, in order."""
     commands = commands_of(ROOT / page)
     assert commands
     for line in commands:
-        started = time.perf_counter()
-        done = subprocess.run(
-            ["bash", "-c", in_seconds(line)], capture_output=True, text=True, check=False, env=path
-        )
-        print(f"{time.perf_counter() - started:5.0f} s  {line}")  # noqa: T201
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        run(in_seconds(line))
 
 
 @pytest.mark.slow
@@ -216,10 +222,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "oxford-iiit-pet").rename(here / "pets")
     photo = read_image(here / "photo.jpg")
     tifffile.imwrite(here / "slide.svs", np.tile(photo, (9, 9, 1)), tile=(128, 128))
-    for name in ("first", "second"):
-        binseg.train(
-            here / "my_folder", out=here / "runs" / name, recipe="demo", epochs=1, seed=len(name)
-        )
+    before = Path.cwd()
+    os.chdir(here)
+    for options in ("--out runs/first", "--seed 1 --out runs/second", "--folds 3 --out runs/cv"):
+        run(f"binseg train my_folder/ --recipe demo --epochs 1 {options}")
+    os.chdir(before)
+    shutil.copytree(here / "runs" / "first", here / "runs" / "cells")
     return here
 
 
