@@ -184,7 +184,7 @@ def _axes(windows: imageio.Windows, infos: Sequence[imageio.ImageInfo]) -> ZarrA
         lengths=(len(infos), infos[0].height, infos[0].width)[first:],
         units=(None, unit, unit)[first:],
         scales=(1.0, *((size.height, size.width) if size else (1.0, 1.0)))[first:],
-        zarr_format=2,
+        zarr_format=3,
     )
 
 
