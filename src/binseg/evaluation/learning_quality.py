@@ -24,11 +24,14 @@ from binseg.inference import ModelPredictor
 from binseg.inference.quality import (
     NAMES,
     STATISTICS,
+    describe_image,
     distances,
     error_scale,
     expected_dice,
     figures,
+    in_spreads,
     logit,
+    rescaled,
 )
 from binseg.metrics import count, dice
 from binseg.metrics.probabilities import NUM_THRESHOLDS, counts_of, histogram
@@ -151,6 +154,7 @@ NUM_REFERENCES = 200
 MOST = 500  # validation images that teach, at most
 LEAST_FOR_LINE = 20  # validation images below which the promised Dice is taken as it is
 _FOLDS = 10
+_SCALE_PENALTY = 3.0
 _PENALTIES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
 
 
@@ -159,6 +163,7 @@ class Lesson:
     """One image with a known truth, as figures."""
 
     statistics_D: Float64[np.ndarray, " D"]
+    scaled_SI: Float64[np.ndarray, "S I"]  # of the image at other scales
     signs_K: Float64[np.ndarray, " K"]
     dice: float
     group: Hashable
@@ -210,8 +215,11 @@ def _lessons(predictor: ModelPredictor, dataset: Dataset, progress: Progress) ->
         statistics_D, signs_K = figures(
             sample.image_HWC, probability_HW, mask_HW, predictor.preprocessing
         )
+        shape, size = predictor.preprocessing, sample.valid_HW.shape
+        scaled = [describe_image(x, shape, size=size) for x in rescaled(sample.image_HWC)]
         yield Lesson(
             statistics_D=statistics_D,
+            scaled_SI=np.stack(scaled),
             signs_K=signs_K,
             dice=dice(count(mask_HW, sample.mask_HW, sample.valid_HW)),
             group=record.id if record.group is None else record.group,
@@ -246,15 +254,36 @@ def fit_knowledge(lessons: Sequence[Lesson], further: Sequence[Lesson] = ()) -> 
     common = Counter(round(size, 6) for size in sizes).most_common(1)
     is_one_scale = bool(common) and max(sizes) < 1.1 * min(sizes) and len(sizes) == len(usual)
     coefficients, residuals = _fit_dice(lessons)
-    return _usual(table_ND).model_copy(
+    known = _usual(table_ND)
+    inside_NI = in_spreads(table_ND, known)
+    others = np.stack([one.scaled_SI for one in usual], axis=1)
+    return known.model_copy(
         update={
             "num_images": len(lessons),
             "limit": limit,
+            "scales": tuple(_scale_line(inside_NI, in_spreads(x, known), fold_N) for x in others),
             "pixel_um": common[0][0] if is_one_scale else None,
             "coefficients": coefficients,
             "residuals": residuals,
         }
     )
+
+
+def _scale_line(
+    inside_NI: Float64[np.ndarray, "N I"],
+    other_NI: Float64[np.ndarray, "N I"],
+    fold_N: Int64[np.ndarray, " N"],
+) -> tuple[float, ...]:
+    """Fit a line that is above 0 for images of another scale, and for 1 % of the usual ones."""
+    found_N = np.empty(len(fold_N))
+    for fold in [*np.unique(fold_N), -1]:  # at last all
+        rest = fold_N != fold
+        both_MI = np.concatenate([inside_NI[rest], other_NI[rest]])
+        constant, slopes_I = _ridge(both_MI, np.repeat([-1.0, 1.0], rest.sum()), _SCALE_PENALTY)
+        if fold >= 0:
+            found_N[~rest] = constant + inside_NI[~rest] @ slopes_I
+    limit = np.quantile(found_N, 0.99) + found_N.std() * 5 / len(found_N)
+    return (round(float(constant - limit), 6), *slopes_I.round(6).tolist())
 
 
 def folds(groups: Sequence[Hashable]) -> Int64[np.ndarray, " N"]:
@@ -328,12 +357,18 @@ def _cross_fitted(
 def _line(
     signs_NK: Float64[np.ndarray, "N K"], dice_N: Float64[np.ndarray, " N"], penalty: float | None
 ) -> tuple[float, ...]:
-    """Fit constant and slopes by ridge regression, in logits, the signs being standardised."""
+    """Fit constant and slopes in logits."""
     assert penalty is not None
-    off_N = logit(dice_N) - signs_NK[:, 0]
-    mean_K, std_K = signs_NK.mean(axis=0), signs_NK.std(axis=0) + 1e-3
-    unit_NK = (signs_NK - mean_K) / std_K
-    square_KK = unit_NK.T @ unit_NK + penalty * np.eye(unit_NK.shape[1])
-    slope_K = np.linalg.solve(square_KK, unit_NK.T @ (off_N - off_N.mean())) / std_K
-    constant = float(off_N.mean() - mean_K @ slope_K)
+    constant, slope_K = _ridge(signs_NK, logit(dice_N) - signs_NK[:, 0], penalty)
     return (round(constant, 6), *slope_K.round(6).tolist())
+
+
+def _ridge(
+    table_NK: Float64[np.ndarray, "N K"], target_N: Float64[np.ndarray, " N"], penalty: float
+) -> tuple[float, Float64[np.ndarray, " K"]]:
+    """Fit constant and slopes by ridge regression, the columns being standardised."""
+    mean_K, std_K = table_NK.mean(axis=0), table_NK.std(axis=0) + 1e-3
+    unit_NK = (table_NK - mean_K) / std_K
+    square_KK = unit_NK.T @ unit_NK + penalty * np.eye(unit_NK.shape[1])
+    slope_K = np.linalg.solve(square_KK, unit_NK.T @ (target_N - target_N.mean())) / std_K
+    return float(target_N.mean() - mean_K @ slope_K), slope_K
