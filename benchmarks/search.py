@@ -58,7 +58,6 @@ CHANGES: tuple[tuple[str, Mapping[str, object]], ...] = (
     ("loss: bce", {"loss.name": "bce"}),
     ("loss: dice", {"loss.name": "dice"}),
     ("border smoothed over 2 pixels", {"loss.options": {"border_smoothing": 2}}),
-    ("deep supervision", {"loss.deep_supervision": True}),
     ("no average of weights", {"train.ema_decay": 0.0}),
     ("schedule: cosine", {"schedule.name": "cosine"}),
     ("loss: boundary", {"loss.name": "boundary"}),

@@ -65,7 +65,7 @@ def test_fp16_learns_what_float32_learns(run: Any, tmp_path: Path) -> None:
 def test_a_loss_that_overflows_fp16_is_scaled_less(recipe: Any, network: Any) -> None:
     """The factor halves at each step whose gradient is infinite, and grows back after calm ones."""
     step = TrainingStep(network(), recipe(), device=CPU, precision="fp16")
-    weight = next(step.learner.parameters())
+    weight = next(step.model.parameters())
     weight.grad = torch.full_like(weight, float("inf"))
     assert not math.isfinite(step.clip())
     weight.grad = torch.full_like(weight, FIRST_SCALE / 2)

@@ -1,6 +1,5 @@
-"""`binseg bench train`: where a training step goes, and which batch and rate suit this machine."""
+"""`binseg bench train`: where the time of a training step goes on this machine."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,9 +34,6 @@ def train(
     device: opt.Device = None,
     steps: Annotated[int, option("Steps to measure.", min=1)] = 10,
     profile: Annotated[bool, option("Name torch's slowest operations too.")] = False,
-    find_batch: Annotated[bool, option("Double the batch while that pays and fits.")] = False,
-    find_lr: Annotated[bool, option("A learning-rate range test of 100 steps.")] = False,
-    curve: Annotated[Path | None, option("Image of --find-lr.", "FILE.png")] = None,
     set_: opt.Set = None,
     json_: opt.Json = False,
 ) -> None:
@@ -46,15 +42,12 @@ def train(
     Examples:
         binseg bench train --data my_folder/
         binseg bench train --recipe pet --data oxford-iiit-pet/ --profile
-        binseg bench train my_recipe.yaml --find-batch --find-lr --curve rates.png
     """
     from binseg.config import load_recipe
     from binseg.pipelines.bench_training import bench_training
 
     if file and recipe:
         raise UsageError("give either a recipe file or --recipe, not both")
-    if curve and not find_lr:
-        raise UsageError("--curve is the image of --find-lr; give both")
     sections = opt.nested(
         data__path=data,
         model__name=model,
@@ -63,14 +56,13 @@ def train(
         train__device=device,
     )
     whole = load_recipe(file or recipe, overrides=set_ or (), sections=sections)
-    how: Any = {"operations": profile, "find_batch": find_batch, "find_lr": find_lr}
-    how |= {"num_steps": steps, "curve": curve, "progress": progress_of(context)}
-    result = bench_training(whole, **how)
-    answer(json_, result, *_items(result, curve))
+    progress = progress_of(context)
+    result = bench_training(whole, num_steps=steps, operations=profile, progress=progress)
+    answer(json_, result, *_items(result))
 
 
-def _items(result: dict[str, Any], curve: Path | None) -> list[object]:
-    """Say what was measured: tables of phases, operations and batches, and a line for each find."""
+def _items(result: dict[str, Any]) -> list[object]:
+    """Say what was measured: tables of phases and operations, throughput and memory."""
     from binseg.cli.screen import plain_table
 
     whole, available = sum(result["seconds"].values()), result["available_bytes"]
@@ -96,15 +88,4 @@ def _items(result: dict[str, Any], curve: Path | None) -> list[object]:
     )
     free = "" if available is None else f" of {available / 1e9:.1f} GB free"
     items.append(f"memory: about {result['memory_bytes'] / 1e9:.2f} GB{free}")
-    if result["batches"]:
-        items.append(table := plain_table("batch sizes", "batch", "ms an input", "GB"))
-        for one in result["batches"]:
-            ms, gigabytes = one["seconds_per_input"] * 1000, one["memory"] / 1e9
-            table.add_row(str(one["batch_size"]), f"{ms:.1f}", f"{gigabytes:.2f}")
-        items.append(f"fastest that fits: --set train.batch_size={result['batch_size']}")
-    if result["rates"]:
-        lr, flat = result["lr"], "the loss never fell: look at the curve"
-        items.append(flat if lr is None else f"peak learning rate: --set optimizer.lr={lr:.1e}")
-        if curve:
-            items.append(f"curve: {curve}")
     return items

@@ -230,8 +230,6 @@ class LossConfig(Section):
     """A name of the losses; the reference lists them with their options."""
     options: dict[str, float] = {}
     """Changes to the loss's own defaults (smooth, gamma, weights)."""
-    deep_supervision: bool = False
-    """Train the maps on a U-Net's way up, too, each with half the weight of the next."""
 
 
 class OptimizerConfig(Section):

@@ -113,7 +113,6 @@ class UNetDecoder(Decoder):
         below, reach = encoder.channels[-1], encoder.strides[-1]
         widths = encoder.decoder_channels(decoder_width)
         skips = list(zip(encoder.channels, widths, encoder.strides, strict=False))
-        outs: list[int] = []
         while skips or (final_convs and reach > 1):
             skip, out, finer = skips.pop() if skips else (0, max(1, below // 2), reach // 2)
             if style.join == "resize-skip":  # the maps double in any case (report A)
@@ -123,35 +122,16 @@ class UNetDecoder(Decoder):
             block = UNetBlock(below, skip, out, num_convs=num_convs, doubles=doubles, style=style)
             self.blocks.append(block)
             below, reach = out, finer
-            outs.append(out)
             self.reaches.append(reach)
-        self.out_channels = outs[-1]
-        self.side_channels = tuple(outs[-2::-1])
+        self.out_channels = below
 
     def forward(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
         """Return the finest map; at the encoder input's `size` where the blocks reach it."""
-        maps = features[-1]
-        for block, skip, aim in self._steps(features, size):
-            maps = block(maps, skip, aim)
+        maps, skips = features[-1], [*features[-2::-1]]
+        for index, (block, reach) in enumerate(zip(self.blocks, self.reaches, strict=True)):
+            aim = size if reach == 1 else (-(-size[0] // reach), -(-size[1] // reach))
+            maps = block(maps, skips[index] if index < len(skips) else None, aim)
         return maps
-
-    def levels(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> list[Tensor]:
-        """Return the maps behind all blocks, finest first; `forward` lets go of the coarser."""
-        maps = [features[-1]]
-        for block, skip, aim in self._steps(features, size):
-            maps.append(block(maps[-1], skip, aim))
-        return maps[:0:-1]
-
-    def _steps(
-        self, features: tuple[Tensor, ...], size: tuple[int, int]
-    ) -> list[tuple[nn.Module, Tensor | None, tuple[int, int]]]:
-        """Pair each block with its skip and, for blocks without one, the size to aim at."""
-        skips: list[Tensor | None] = [*features[-2::-1]]
-        skips += [None] * (len(self.blocks) - len(skips))
-        return [
-            (block, skip, size if reach == 1 else (-(-size[0] // reach), -(-size[1] // reach)))
-            for block, skip, reach in zip(self.blocks, skips, self.reaches, strict=True)
-        ]
 
 
 class UNetPlusPlusDecoder(Decoder):
@@ -173,19 +153,14 @@ class UNetPlusPlusDecoder(Decoder):
                 style=UNetStyle(**style),
             )
         self.out_channels = channels[0]
-        self.side_channels = (channels[0],) * (depth - 1)
 
     def forward(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
         """Return the last node of the finest level."""
-        return self.levels(features, size)[0]
-
-    def levels(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> list[Tensor]:
-        """Return the nodes of the finest level, the last first, as the paper supervises them."""
         levels: list[list[Tensor]] = [[feature] for feature in features]
         for level, step in self.places:
             earlier, below = torch.cat(levels[level], dim=1), levels[level + 1][step - 1]
             levels[level].append(self.nodes[f"{level}_{step}"](below, earlier, size))
-        return levels[0][:0:-1]
+        return levels[0][-1]
 
 
 def _first_quarter(encoder: Encoder) -> int:

@@ -6,7 +6,6 @@ and width are h, w.
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Literal
 
 from jaxtyping import Float
@@ -147,12 +146,6 @@ class Decoder(nn.Module):
     """Turns an encoder's feature maps and the size of its input into one map for the head."""
 
     out_channels: int  # channels of the map that goes to the head
-    side_channels: tuple[int, ...] = ()
-    """Channels of the maps on the way to it that could be supervised too, the latest first."""
-
-    def levels(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> list[Tensor]:
-        """Return the map that goes to the head, then those of `side_channels`."""
-        return [self(features, size)]
 
 
 def pad_to_minimum(images_BCHW: Tensor, minimum: int) -> Tensor:
@@ -201,13 +194,3 @@ class EncoderDecoder(nn.Module):
         size = size_of(padded_BCHW)
         logits_BKHW = resize(self.head(self.decoder(self.encoder(padded_BCHW), size)), size)
         return crop_to(logits_BKHW, size_of(images_BCHW))
-
-    def forward_levels(
-        self, images_BCHW: Float[Tensor, "B C H W"], heads: Sequence[nn.Module]
-    ) -> list[Float[Tensor, "B K H W"]]:
-        """Return the logits of `forward`, then those of `heads` on the decoder's side maps."""
-        padded_BCHW = pad_to_minimum(images_BCHW, self.encoder.strides[-1])
-        size = size_of(padded_BCHW)
-        maps = self.decoder.levels(self.encoder(padded_BCHW), size)
-        pairs = zip((self.head, *heads), maps, strict=True)
-        return [crop_to(resize(head(one), size), size_of(images_BCHW)) for head, one in pairs]

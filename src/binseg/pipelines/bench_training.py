@@ -1,17 +1,15 @@
-"""Measure training steps on this machine, and find the batch size and rate that suit a recipe.
+"""Measure training steps on this machine.
 
 The steps are those of `TrainingStep`, on real images; only the loop around them is missing.
 """
 
 import itertools
-import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -26,7 +24,6 @@ from binseg.data.splits import assign_splits
 from binseg.errors import TrainingError
 from binseg.models import build_model, num_parameters
 from binseg.progress import SILENT, Progress, track
-from binseg.report.plots import plot_rates
 from binseg.training import devices
 from binseg.training.batches import build_batches
 from binseg.training.optim import build_optimizer
@@ -37,13 +34,6 @@ PHASES = ("load", "augment", "forward", "loss", "backward", "update")
 network, the loss, its gradients, clipping and the optimiser."""
 WARM_UP = 3
 SHOWN_OPERATIONS = 12
-GAIN = 0.97
-"""A batch of twice the size must take less than this share of the time an input to be worth it."""
-MEMORY_SHARE = 0.8
-LOWEST_RATE, HIGHEST_RATE = 1e-6, 1.0
-DIVERGED = 4.0  # the rate test ends where the smoothed loss is so many times its least
-SMOOTHING = 0.9
-QUARTER = 0.25
 
 
 class StepProfile(NamedTuple):
@@ -59,36 +49,16 @@ class StepProfile(NamedTuple):
         return self.num_inputs / sum(self.seconds.values())
 
 
-class BatchTrial(NamedTuple):
-    """One batch size that was tried, with the bytes that it is estimated to take."""
-
-    batch_size: int
-    seconds_per_input: float
-    memory: int
-
-
-class RateTrial(NamedTuple):
-    """One step of a learning-rate range test, with its smoothed loss."""
-
-    lr: float
-    loss: float
-
-
 def bench_training(
     recipe: Recipe,
     *,
     num_steps: int = 10,
     operations: bool = False,
-    find_batch: bool = False,
-    find_lr: bool = False,
-    curve: Path | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure a recipe's training steps on real images, as plain data; nothing else is kept.
 
-    `operations` names torch's slowest, `find_batch` doubles the batch while that pays, `find_lr`
-    runs a range test, drawn into `curve`; `batch_size` and `lr` are what was found, or None. Raises
-    UsageError, DataError and TrainingError (not even two inputs fit into the memory).
+    `operations` names torch's slowest. Raises UsageError, DataError and TrainingError.
     """
     device = devices.resolve_device(recipe.train.device)
     precision = devices.resolve_precision(recipe.train.precision, device, progress)
@@ -96,22 +66,14 @@ def bench_training(
     dataset = assign_splits(dataset, recipe.data.split).with_truth()
     records = dataset.of_split("train")
     # Time depends on sizes alone: a few batches of images are as good as all of them.
-    wanted = max(256 if find_batch or find_lr else 0, 2 * recipe.train.batch_size)
+    wanted = 2 * recipe.train.batch_size
     some = records[:: max(1, len(records) // wanted)][:wanted]
     cache = open_training_pixels(some, dataset.rule, recipe, progress=progress)
 
-    def place(asked: Recipe = recipe) -> Steps:
-        return Steps(build_model(asked), asked, cache, device=device, precision=precision)
-
-    available, first = devices.available_memory(device), place()
+    available = devices.available_memory(device)
+    first = Steps(build_model(recipe), recipe, cache, device=device, precision=precision)
     memory = devices.estimate_memory(first.model, recipe, bf16=precision != "fp32")
     steps = profile_steps(first, num_steps, progress=progress)
-    num = len(cache) if find_batch else 0
-    batches = find_batch_size(place, recipe, num=num, progress=progress) if num else []
-    rates = find_learning_rate(place(), progress=progress) if find_lr else []
-    lr = suggested_rate(rates)
-    if rates and curve is not None:
-        plot_rates([one.lr for one in rates], [one.loss for one in rates], curve, suggested=lr)
     epoch_inputs = _epoch_inputs(recipe, cache, device, share=len(some) / len(records))
     return {
         "model": recipe.model.name,
@@ -128,10 +90,6 @@ def bench_training(
         "data_share": steps.seconds["load"] / sum(steps.seconds.values()),
         "epoch_seconds": epoch_inputs / steps.inputs_per_second,
         "operations": steps.operations if operations else [],
-        "batches": [one._asdict() for one in batches],
-        "batch_size": batches[-1].batch_size if batches else None,
-        "rates": [one._asdict() for one in rates],
-        "lr": lr,
     }
 
 
@@ -167,7 +125,7 @@ class Steps:
         self.model, self.device, self.precision = model, device, precision
         self._step = step = TrainingStep(model, recipe, device=device, precision=precision)
         step.phase = self._phase = partial(_phase, device)
-        self.optimizer = build_optimizer(step.learner, recipe.optimizer, encoder=step.encoder)
+        self.optimizer = build_optimizer(step.model, recipe.optimizer, encoder=step.encoder)
         step.freeze(epoch=0)
         batches = build_batches(cache, recipe, device=device, context=step.augment.context)
         self._batches = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
@@ -236,85 +194,3 @@ def profile_steps(steps: Steps, num_steps: int, *, progress: Progress = SILENT) 
     ]
     # As of the times: of most steps, not of an epoch's smaller last one.
     return StepProfile(seconds, round(statistics.median(num_inputs)), operations)
-
-
-def find_batch_size(
-    place: Callable[[Recipe], Steps],
-    recipe: Recipe,
-    *,
-    num: int,
-    num_steps: int = 3,
-    progress: Progress = SILENT,
-) -> list[BatchTrial]:
-    """Double the batch while that pays and memory allows; the best trial comes last."""
-    trials: list[BatchTrial] = []
-    size, free = 2, devices.available_memory(devices.resolve_device(recipe.train.device))
-    while size <= max(2, num):
-        train = recipe.train.model_copy(update={"batch_size": size})
-        asked = recipe.model_copy(update={"train": train})
-        try:
-            steps = place(asked)
-            is_mixed = steps.precision != "fp32"
-            memory = devices.estimate_memory(steps.model, asked, bf16=is_mixed).total
-            if free is not None and memory > MEMORY_SHARE * free:
-                break
-            seconds, num_inputs = time_steps(steps, num_steps)
-        except torch.OutOfMemoryError:
-            break
-        each = seconds / num_inputs
-        progress.say(f"batch {size}: {1 / each:.1f} inputs a second")
-        if trials and each > GAIN * trials[-1].seconds_per_input:
-            break
-        trials.append(BatchTrial(batch_size=size, seconds_per_input=each, memory=memory))
-        size *= 2
-    if not trials:
-        raise TrainingError(
-            f"not even a batch of 2 inputs of {recipe.input.size}x{recipe.input.size} fits into "
-            "the free memory; lower input.size or take a smaller model"
-        )
-    return trials
-
-
-def find_learning_rate(
-    steps: Steps, num_steps: int = 100, *, progress: Progress = SILENT
-) -> list[RateTrial]:
-    """Raise the learning rate from 1e-6 to 1 until the loss diverges (arXiv 1506.01186)."""
-    rates = [group["lr"] for group in steps.optimizer.param_groups]
-    trials: list[RateTrial] = []
-    average, least = 0.0, math.inf
-    growth = (HIGHEST_RATE / LOWEST_RATE) ** (1 / max(1, num_steps - 1))
-    label, rounds = "raising the rate", range(num_steps)
-    for step in track(rounds, progress=progress, label=label, total=num_steps):
-        lr = LOWEST_RATE * growth**step
-        for group, rate in zip(steps.optimizer.param_groups, rates, strict=True):
-            group["lr"] = lr * rate / rates[0]
-        loss, _ = steps.take()
-        if not math.isfinite(loss):
-            break
-        average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        smooth = average / (1 - SMOOTHING ** (step + 1))
-        least = min(least, smooth)
-        trials.append(RateTrial(lr=lr, loss=smooth))
-        if smooth > DIVERGED * least:
-            break
-    if not trials:
-        raise TrainingError(
-            f"the loss is not finite at a rate of {LOWEST_RATE:g} already: look at images and "
-            "masks (binseg check), or take --set train.precision=fp32"
-        )
-    return trials
-
-
-def suggested_rate(trials: Sequence[RateTrial]) -> float | None:
-    """Give the rate at which a quarter of the loss's whole fall is reached; None where it is flat.
-
-    The usual rules (a tenth of the rate of the least loss, the steepest fall) ask for a loss that
-    diverges in the end, which Adam with normalised networks hardly does in a short test: they
-    gave 0.03 to 0.1 where 0.001 trains best. This one stays at the beginning of the fall.
-    """
-    if not trials:
-        return None
-    first, least = trials[0].loss, min(trial.loss for trial in trials)
-    if first - least <= 0.01 * first:
-        return None
-    return next(trial.lr for trial in trials if trial.loss <= first - QUARTER * (first - least))

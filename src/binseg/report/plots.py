@@ -225,22 +225,3 @@ def plot_histogram(
     axes.legend(**place, borderpad=0, ncols=3, frameon=False, fontsize=9)
     set_title(figure, title)
     save_figure(figure, path)
-
-
-def plot_rates(
-    rates: Sequence[float], losses: Sequence[float], path: Path, *, suggested: float | None
-) -> None:
-    """Plot the smoothed loss over the rising learning rate, and mark the suggested one, if any."""
-    assert len(rates) == len(losses) > 0
-    figure = new_figure(7, 4.2, purpose="plotting the learning-rate test")
-    set_title(figure, "Learning-rate range test")
-    axes = figure.subplots(1, 1)
-    style_axes(axes, title="Loss while the rate rises", x="learning rate")
-    axes.set_xscale("log")
-    axes.plot(list(rates), list(losses), color=unit(BLUE), linewidth=1.8)
-    if suggested is not None:
-        axes.axvline(suggested, color=unit(VERMILLION), linewidth=1.2, linestyle="--")
-        style: dict[str, Any] = {"color": unit(VERMILLION), "va": "top"}
-        told = f"suggested {suggested:.1e}"
-        axes.annotate(told, (suggested, max(losses)), (4, -4), textcoords="offset points", **style)
-    save_figure(figure, path)

@@ -143,7 +143,7 @@ class _Run:
         self._is_whole = False  # False in the middle of a step, whose weights are nobody's
         self.length = BAR_UNITS if clock.is_timed else config.epochs * num_steps
         """Length of the progress bar: steps, or thousandths of the time."""
-        self._optimizer = build_optimizer(step.learner, recipe.optimizer, encoder=step.encoder)
+        self._optimizer = build_optimizer(step.model, recipe.optimizer, encoder=step.encoder)
         self._schedule = Schedule(
             self._optimizer,
             recipe.schedule,
@@ -154,7 +154,7 @@ class _Run:
         decay = config.ema_decay
         self._average = MovingAverage(step.model, decay=decay) if decay else None
         self._shipped = self._average.model if self._average else step.model
-        self._guard = StepGuard(step.learner, recipe=recipe, progress=step.progress)
+        self._guard = StepGuard(step.model, recipe=recipe, progress=step.progress)
         self._timer = Timer(clock)
         self._num_val = len(val) if val is not None else 0
         self._val = val and thinned(val, recipe, num_steps, is_timed=clock.is_timed)
@@ -324,11 +324,11 @@ class _Run:
 
     def state_dict(self) -> dict[str, Any] | None:
         """Give all that the run goes on from; None where its numbers went bad."""
-        if not self._guard.is_calm or not is_finite(self._step.learner):
+        if not self._guard.is_calm or not is_finite(self._step.model):
             return None
         return {
             "binseg": {"recipe": self._recipe.model_dump_json(), **asdict(self._position)},
-            "model": self._step.learner.state_dict(),
+            "model": self._step.model.state_dict(),
             **{name: part.state_dict() for name, part in self._stateful.items()},
         }
 
@@ -337,7 +337,7 @@ class _Run:
         self._position = self._checkpoints.saved = Position(
             epoch=state["binseg"]["epoch"], step=state["binseg"]["step"]
         )
-        self._step.learner.load_state_dict(state["model"])
+        self._step.model.load_state_dict(state["model"])
         for name, part in self._stateful.items():
             part.load_state_dict(state[name])
 

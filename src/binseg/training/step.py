@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError
 from binseg.inference.runtimes.torch import MIXED
-from binseg.losses import BatchCounts, Loss, build_loss
+from binseg.losses import BatchCounts, build_loss
 from binseg.models.skeleton import EncoderDecoder
 from binseg.progress import SILENT, Progress
 from binseg.training.batches import Batch
@@ -55,9 +54,8 @@ class TrainingStep:
         self.recipe, self.device, self.precision = recipe, device, precision
         self.group, self.progress = group, progress
         self.model = group.synchronised(model, device)
-        loss = build_loss(recipe.loss.name, recipe.loss.options)
-        self.learner, self.loss = supervised(self.model, loss, recipe)
-        self.learner.to(device)
+        self.model.to(device)
+        self.loss = build_loss(recipe.loss.name, recipe.loss.options)
         self.encoder = encoder_of(self.model)
         self.augment = build_augment(recipe.augment)
         self.figures: dict[str, float] = {"loss": math.nan, "dice": math.nan, "lr": math.nan}
@@ -74,7 +72,7 @@ class TrainingStep:
         self._std = torch.tensor(preprocessing.std, device=device).view(shape)
         # torch would take a compiled network for a second one with weights of its own.
         self._translated = compiled(
-            self.learner, asked=recipe.train.compile, device=device, progress=progress
+            self.model, asked=recipe.train.compile, device=device, progress=progress
         )
         self._is_frozen: bool | None = None
         self._scale, self._num_calm = (FIRST_SCALE if precision == "fp16" else 1.0), 0
@@ -84,7 +82,7 @@ class TrainingStep:
         """Let train what trains in this epoch, and keep still what doesn't."""
         config = self.recipe.train
         is_frozen = epoch < config.freeze_encoder_epochs
-        self.learner.train()
+        self.model.train()
         if self.encoder is not None and (is_frozen or config.freeze_batch_norm):
             for module in self.encoder.modules():
                 if isinstance(module, _BatchNorm):
@@ -145,15 +143,15 @@ class TrainingStep:
         with self._fabric.no_backward_sync(self.network, enabled=not syncs):
             kind, mixed = self.device.type, MIXED.get(self.precision)
             with torch.autocast(kind, mixed, enabled=mixed is not None, cache_enabled=False):
-                with self.phase("forward"):  # logits have one level, unless others learn too
-                    logits_BLHW = self.network(tensors.images_BCHW)
+                with self.phase("forward"):
+                    logits_B1HW = self.network(tensors.images_BCHW)
                 with self.phase("loss"):
-                    loss = self.loss(logits_BLHW, tensors.target_B1HW, tensors.valid_B1HW, counts)
+                    loss = self.loss(logits_B1HW, tensors.target_B1HW, tensors.valid_B1HW, counts)
             if starts:  # here, so that the new gradients take the memory of the old: 8 % faster
-                self.learner.zero_grad()
+                self.model.zero_grad()
             with self.phase("backward"):
                 self._fabric.backward(loss * (weight * self._scale))
-        of_all = self._measure(loss.detach(), logits_BLHW[:, :1].detach(), tensors, batch)
+        of_all = self._measure(loss.detach(), logits_B1HW.detach(), tensors, batch)
         self.figures["lr"] = lr
         if self.device.type == "cpu" or batch.step % CUDA_LOOK == 0:
             self.figures |= {"loss": of_all.item(), "dice": self.averages["dice"]}
@@ -161,7 +159,7 @@ class TrainingStep:
 
     def clip(self) -> float:
         """Bound the gradient as the recipe says; give its norm before that, fp16's factor out."""
-        learning = [one for one in self.learner.parameters() if one.grad is not None]
+        learning = [one for one in self.model.parameters() if one.grad is not None]
         limit = self.recipe.train.gradient_clip or math.inf
         if self.precision != "fp16":
             return float(nn.utils.clip_grad_norm_(learning, limit))
@@ -237,7 +235,6 @@ def encoder_of(model: nn.Module) -> nn.Module | None:
 def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
     """Refuse settings that a network, built only where one is used, can't follow: UsageError."""
     asked = {
-        "loss.deep_supervision": recipe.loss.deep_supervision,
         "optimizer.encoder_lr_factor": recipe.optimizer.encoder_lr_factor != 1,
         "train.freeze_encoder_epochs": recipe.train.freeze_encoder_epochs > 0,
         "train.freeze_batch_norm": recipe.train.freeze_batch_norm,
@@ -247,61 +244,5 @@ def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
         return
     with torch.device("meta"):
         model = build()
-    if recipe.loss.deep_supervision:
-        _teachable(model, recipe)
     if encoder_of(model) is None:
         raise UsageError(f"{used[0]}: {recipe.model.name} has no encoder of its own; leave it out")
-
-
-class DeeplySupervised(nn.Module):
-    """A network that gives a channel of logits for each level of its decoder, the answer first."""
-
-    def __init__(self, model: EncoderDecoder) -> None:
-        super().__init__()
-        self.model = model
-        self.heads = nn.ModuleList(
-            nn.Conv2d(channels, 1, 1) for channels in model.decoder.side_channels
-        )
-        for parameter in self.heads.parameters():  # with one output there is no symmetry to break
-            nn.init.zeros_(parameter)
-
-    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Give the logits of all levels at the images' size, the answer first (B L H W)."""
-        return torch.cat(self.model.forward_levels(images_BCHW, tuple(self.heads)), dim=1)
-
-
-def _level_loss(
-    loss: Loss,
-    logits_BLHW: torch.Tensor,
-    target_B1HW: torch.Tensor,
-    valid_B1HW: torch.Tensor,
-    counts: BatchCounts | None = None,
-) -> torch.Tensor:
-    """Give the mean of a loss over all levels; each weighs half as much as the one before."""
-    levels = torch.split(logits_BLHW, 1, dim=1)
-    weights = [2.0**-level for level in range(len(levels))]
-    losses = [
-        weight * loss(logits_B1HW, target_B1HW, valid_B1HW, counts)
-        for weight, logits_B1HW in zip(weights, levels, strict=True)
-    ]
-    return torch.stack(losses).sum() / sum(weights)
-
-
-def supervised(model: nn.Module, loss: Loss, recipe: Recipe) -> tuple[nn.Module, Loss]:
-    """Give what a training step runs and minimises, with deep supervision where it is asked for.
-
-    That (arXiv 1409.5185) has the weights of nnU-Net: each further level counts half. Coarse logits
-    are enlarged, not masks shrunk, so that no thin thing vanishes. UsageError: it has no levels.
-    """
-    if not recipe.loss.deep_supervision:
-        return model, loss
-    return DeeplySupervised(_teachable(model, recipe)), partial(_level_loss, loss)
-
-
-def _teachable(model: nn.Module, recipe: Recipe) -> EncoderDecoder:
-    if isinstance(model, EncoderDecoder) and model.decoder.side_channels:
-        return model
-    raise UsageError(
-        f"loss.deep_supervision: the decoder of {recipe.model.name} has no maps on its way to "
-        "teach; take a U-Net, or leave it out"
-    )
