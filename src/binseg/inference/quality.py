@@ -69,7 +69,6 @@ _SCALES = (  # Reasons, in the order of `rescaled`
     "finer structures than in training, as larger pixels show",
     "blurrier or larger structures than in training, as smaller pixels show",
 )
-_FARTHEST = 6.0  # spreads; beyond, an image isn't judged to be of another scale by a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +161,11 @@ def describe(
 ) -> Float64[np.ndarray, " D"]:
     """Compute the `STATISTICS` at the network's scale, of a mask's every `step`-th pixel."""
     size = size or image_HWC.shape[:2]
-    area = step**2 * _area_scale(size, preprocessing)
+    area = float(step**2)  # pixels of the network that one of the mask is
+    if preprocessing.resize == "tile":
+        area *= preprocessing.scale**2
+    else:
+        area *= preprocessing.height * preprocessing.width / (size[0] * size[1])
     labels_HW, num = label_objects(mask_HW)
     sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
     # The area of the object that a random pixel of the foreground lies in: specks weigh nothing.
@@ -200,17 +203,12 @@ def describe_image(
     ], np.float64)  # fmt: skip
 
 
-def rescaled(
-    image_HWC: Num[np.ndarray, "h w C"],
-) -> tuple[Num[np.ndarray, "h w C"], Num[np.ndarray, "h w C"]]:
-    """Give an image as the same camera would take it with pixels three times, or a third, as large.
-
-    Past the edges of what is known the first is mirrored; the second is the magnified middle.
-    """
+def rescaled(image_HWC: Num[np.ndarray, "h w C"]) -> tuple[np.ndarray, np.ndarray]:
+    """Give an image, mirrored around, by pixels thrice as large; its middle by a third as large."""
     if image_HWC.dtype not in (np.uint8, np.uint16, np.float32):
         image_HWC = image_HWC.astype(np.float32)
     height, width = image_HWC.shape[:2]
-    tall, wide = (max(1, length // 3) for length in (height, width))
+    tall, wide = max(1, height // 3), max(1, width // 3)
     small_HWC = resize_image(image_HWC, tall, wide)
     around = Box(top=(tall - height) // 2, left=(wide - width) // 2, height=height, width=width)
     middle = Box(top=(height - tall) // 2, left=(width - wide) // 2, height=tall, width=wide)
@@ -245,13 +243,6 @@ def _roughness(grey_HW: Float32[np.ndarray, "h w"], by: int) -> float:
     return float(across + np.abs(grey_HW[by:] - grey_HW[:-by]).mean()) / 2
 
 
-def _area_scale(shape: tuple[int, ...], preprocessing: Preprocessing) -> float:
-    """Tell how many pixels of the network one pixel of the image is."""
-    if preprocessing.resize == "tile":
-        return preprocessing.scale**2
-    return preprocessing.height * preprocessing.width / (shape[0] * shape[1])
-
-
 def distances(
     statistics_ND: Float64[np.ndarray, "N D"], known: Knowledge
 ) -> Float64[np.ndarray, " N"]:
@@ -267,21 +258,9 @@ def distances(
 def off_scale(
     statistics_ND: Float64[np.ndarray, "N D"], known: Knowledge
 ) -> Float64[np.ndarray, "S N"]:
-    """Tell by how much images look taken with pixels that are larger, and smaller, than training's.
-
-    Above 0 they look more so than nearly all usual ones; a card made before knows of neither.
-    """
+    """Tell which images look as if taken with larger, or smaller, pixels than usual: above 0."""
     lines = np.array(known.scales).reshape(-1, 1 + NUM_OF_IMAGE)
-    return np.asarray(lines[:, :1] + lines[:, 1:] @ in_spreads(statistics_ND, known).T)
-
-
-def in_spreads(
-    statistics_ND: Float64[np.ndarray, "N D"], known: Knowledge
-) -> Float64[np.ndarray, "N I"]:
-    """Give the statistics that need no mask in units of the usual images' spread."""
-    centre_I, spread_I = (np.array(one[:NUM_OF_IMAGE]) for one in (known.centre, known.spread))
-    off_NI = (statistics_ND[:, :NUM_OF_IMAGE] - centre_I) / spread_I
-    return np.clip(off_NI, -_FARTHEST, _FARTHEST)
+    return np.asarray(lines[:, :1] + lines[:, 1:] @ statistics_ND[:, :NUM_OF_IMAGE].T)
 
 
 def unusual(statistics_D: Float64[np.ndarray, " D"], known: Knowledge) -> list[str]:
