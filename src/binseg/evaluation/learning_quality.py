@@ -139,10 +139,8 @@ def _refusal(score: str, wanted: float, losses_U: Float64[np.ndarray, " U"], ris
     if mean < risk:
         for times in range(2, 200):
             if _is_shown(np.tile(losses_U, times), risk):
-                return (
-                    f"{num} validation images (or groups) are too few to guarantee {what}; about "
-                    f"{num * times} are needed"
-                )
+                few = f"{num} validation images (or groups) are too few to guarantee {what}"
+                return f"{few}; about {num * times} are needed"
     shown = f"{mean if score == 'fpr' else 1 - mean:.3f}"
     return f"{what} can't be guaranteed: validation itself shows {shown}; ask for less"
 

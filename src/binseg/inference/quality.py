@@ -115,7 +115,7 @@ class Judge:
         expected = float(expected_dice(signs_K[None], known.coefficients)[0])
         low, high = (float(one) for one in interval(expected, known))
         reasons = unusual(statistics_D, known)
-        if strange_S.size and strange_S.max() > 0:
+        if strange_S.max(initial=0) > 0:
             distance = max(distance, 1 + float(strange_S.max()))
             reasons = [_SCALES[strange_S.argmax()], *(one for one in reasons if one != _MIXTURE)]
         if statistics_D[_CONTRAST] < _FLAT:  # ratios of nothing to nothing say nothing
@@ -161,11 +161,8 @@ def describe(
 ) -> Float64[np.ndarray, " D"]:
     """Compute the `STATISTICS` at the network's scale, of a mask's every `step`-th pixel."""
     size = size or image_HWC.shape[:2]
-    area = float(step**2)  # pixels of the network that one of the mask is
-    if preprocessing.resize == "tile":
-        area *= preprocessing.scale**2
-    else:
-        area *= preprocessing.height * preprocessing.width / (size[0] * size[1])
+    whole = preprocessing.height * preprocessing.width / (size[0] * size[1])
+    area = step**2 * (preprocessing.scale**2 if preprocessing.resize == "tile" else whole)
     labels_HW, num = label_objects(mask_HW)
     sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
     # The area of the object that a random pixel of the foreground lies in: specks weigh nothing.
