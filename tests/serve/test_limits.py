@@ -345,7 +345,7 @@ def test_unreadable_images_are_answered_one_after_the_other(
         waits.append(seconds)
 
     monkeypatch.setattr(refusals, "_BETWEEN_S", 1.0)
-    monkeypatch.setattr(refusals.asyncio, "sleep", sleep)
+    monkeypatch.setattr("binseg.serve.refusals.asyncio.sleep", sleep)
     with open_client() as client:
         for _ in range(25):
             assert client.post(URL, content=b"no image").status_code == 422
