@@ -33,10 +33,8 @@ def label(
         list[int] | None,
         option("Value of pixels not labelled yet in such masks (repeatable).", "VALUE"),
     ] = None,
-    cold: Annotated[
-        bool, option("Train no network beside: for machines with little to spare.")
-    ] = False,
-    host: Annotated[str, option("Address to listen on; 0.0.0.0 lets a tablet in.")] = "127.0.0.1",
+    cold: Annotated[bool, option("Train no network in the background: for slow machines.")] = False,
+    host: opt.Host = "127.0.0.1",
     port: Annotated[int, option("Port; 0 takes a free one.")] = 8001,
     no_open: Annotated[bool, option("Open no page in a browser.")] = False,
     token_file: opt.TokenFile = None,
@@ -92,10 +90,10 @@ def suggest(
     *,
     place: opt.Place = None,
     data: opt.Data = None,
-    model: Annotated[Path | None, option("A run or bundle that looks at them.", "RUN")] = None,
+    model: Annotated[Path | None, option("The run or bundle that ranks them.", "RUN")] = None,
     by: Annotated[
         str,
-        option("random (seldom one that seems empty), or uncertainty (model in doubt).", "RULE"),
+        option("random (seldom one that seems empty), or uncertainty (doubtful first).", "RULE"),
     ] = "random",
     num: Annotated[int, option("Images to name.", min=1)] = 20,
     seed: Annotated[int, option("Decides every random choice.")] = 0,
@@ -112,7 +110,7 @@ def suggest(
 
     data = opt.needed_data(place, data, verb="suggest")
     if model is None:
-        raise UsageError("which model looks at them? Give --model RUN")
+        raise UsageError("which model ranks them? Give --model RUN")
 
     ranked = run(data, model=model, rule=by, seed=seed, progress=progress_of(context))
     if json_:

@@ -26,22 +26,16 @@ def serve(
     *,
     runs: Annotated[
         list[Path] | None,
-        argument(
-            "Folders of runs, or bundles (folder or .zip), the first being the default (left "
-            "out: the built-in model of cats and dogs).",
-            "RUN",
-        ),
+        argument("Runs or bundles, the default first; the model of cats and dogs if none.", "RUN"),
     ] = None,
     demo: Annotated[bool, option("Serve the model that `make demo` makes.")] = False,
-    host: Annotated[
-        str, option("Address to listen on; 0.0.0.0 lets other machines in.")
-    ] = "127.0.0.1",
+    host: opt.Host = "127.0.0.1",
     port: Annotated[int, option("Port; 0 takes a free one.")] = 8000,
     open_: Annotated[bool, option("Open the page in a browser.")] = False,
     token_file: opt.TokenFile = None,
     allow_host: Annotated[
         list[str] | None,
-        option("A name by which the server is called too, as behind a proxy (repeatable).", "NAME"),
+        option("Another name that the server answers to, as behind a proxy (repeatable).", "NAME"),
     ] = None,
     cors: Annotated[
         list[str] | None,
@@ -52,10 +46,10 @@ def serve(
     max_job_bytes: Annotated[float, option("Largest file of a job, in MB.", "MB")] = 4000,
     max_jobs_bytes: Annotated[float, option("All jobs on disk together, in MB.", "MB")] = 20_000,
     max_seconds: Annotated[float, option("Longest time for an answer.", "S")] = 60,
-    queue: Annotated[int, option("Predictions in work or waiting.", "N")] = 32,
+    queue: Annotated[int, option("Predictions running or waiting.", "N")] = 32,
     workers: Annotated[int, option("Images decoded or encoded at once.", "N")] = 8,
     batch_size: opt.InputsAtOnce = 8,
-    state: Annotated[Path | None, option("Where jobs are kept over a restart.", "FOLDER")] = None,
+    state: Annotated[Path | None, option("Keeps jobs across restarts.", "FOLDER")] = None,
     device: opt.Device = None,
     backend: opt.Backend = "auto",
     precision: opt.Precision = "auto",
@@ -149,7 +143,7 @@ def run_server(
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
     if not is_loopback(host) and where["access"].token is None:
-        message(f"binseg {verb}: no token is asked for: whoever reaches this address may {may}")
+        message(f"binseg {verb}: no token is required: anyone who reaches this address may {may}")
     Server(service, started=started, **where).run()
 
 

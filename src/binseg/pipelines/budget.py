@@ -123,11 +123,7 @@ def _inputs_an_epoch(recipe: Recipe, facts: Fingerprint) -> tuple[int, int]:
 
 
 def num_predictions(recipe: Recipe, num: int, num_train: int) -> int:
-    """Count the inputs that a run's end predicts for `num` validation images, tta included.
-
-    All of them for the threshold and for the scores, and for the report and the card some of them,
-    for the card helped out by training images.
-    """
+    """Count the inputs that a run's end predicts: for threshold, scores, report, card and tta."""
     lessons = min(num, MOST) + min(num_train, max(0, NUM_USUAL - num))
     asked = recipe.train.tta
     times = TTA_PASSES[allowed_tta(recipe) if asked == "tune" else asked]
