@@ -78,8 +78,6 @@ ShardOption = Annotated[
     ),
 ]
 Size = Annotated[int | None, option("Height and width of the model's input.")]
-
-
 TokenFile = Annotated[
     Path | None,
     option("Requests must carry the token in this file (or in $BINSEG_TOKEN).", "FILE"),
