@@ -21,7 +21,7 @@ BEFORE = "masks-before"
 
 
 def find_masks(folder: Path, images: Mapping[str, Path], progress: Progress) -> dict[str, Path]:
-    """Find the mask of each image by its name; what fits none is told."""
+    """Find the mask of each image by its name; a line names what fits none."""
     found: dict[str, Path] = {}
     strange: list[str] = []
     for path in list_folder(folder).images if folder.is_dir() else ():

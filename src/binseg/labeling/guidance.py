@@ -70,7 +70,7 @@ def rank(
     return ordered
 
 
-MORE = 20  # further masks whose worth is told
+MORE = 20  # further masks whose worth is shown
 ENOUGH = 0.01  # gain of `MORE` masks below which one may stop
 _LEAST_POINTS, _LAST_POINTS = 2, 5
 
