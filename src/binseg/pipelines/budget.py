@@ -128,7 +128,8 @@ def num_predictions(recipe: Recipe, num: int, num_train: int) -> int:
     asked = recipe.train.tta
     times = TTA_PASSES[allowed_tta(recipe) if asked == "tune" else asked]
     tried = (1 + times) * min(num, NUM_TRIED) if asked == "tune" and times > 1 else 0
-    return tried + times * (2 * num + min(num, NUM_IMAGES) + lessons)
+    passes = 1 + (recipe.train.threshold == "tune")
+    return tried + times * (passes * num + min(num, NUM_IMAGES) + lessons)
 
 
 @dataclass(frozen=True, kw_only=True)
