@@ -72,9 +72,8 @@ from binseg.packaging import (
     read_bundle,
     write_bundle,
 )
-from binseg.packaging.exporting import core_onnx, describe_input, make_file
 from binseg.packaging.networks import SUFFIXES, Facts
-from binseg.packaging.raw_pixels import RawPixels
+from binseg.packaging.raw_pixels import RawPixels, core_onnx, describe_input, make_file
 from binseg.pipelines.pack_verify import verify
 from binseg.storage import write_json
 from binseg.types import Preprocessing

@@ -34,7 +34,7 @@ from scipy import ndimage
 from binseg.imageio import read_image, read_labels
 from binseg.labeling.cold_engine import ColdEngine, filter_features
 from binseg.labeling.guidance import RULES, outlook_of, rank
-from binseg.labeling.open_image import corrected
+from binseg.labeling.open_image import WorkingImage, corrected, to_rgb
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
 from binseg.labeling.strokes import Stroke, draw
@@ -45,9 +45,8 @@ from binseg.labeling.warm_engine import (
     lite0_features,
     train_round,
 )
-from binseg.labeling.working_image import WorkingImage, to_rgb
 from binseg.metrics import dice_of
-from binseg.metrics.bootstrap import bootstrap_interval
+from binseg.metrics.scores import bootstrap_interval
 from binseg.types import IGNORE
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

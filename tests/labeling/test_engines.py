@@ -6,9 +6,9 @@ import pytest
 from binseg.errors import UsageError
 from binseg.labeling.cold_engine import filter_features, settle
 from binseg.labeling.guidance import Outlook, expected_gain, rank, standings
+from binseg.labeling.open_image import reduced, to_rgb
 from binseg.labeling.strokes import Stroke, draw, pack, replay
 from binseg.labeling.warm_engine import Example, base_network, train_round
-from binseg.labeling.working_image import reduced, to_rgb
 from binseg.types import IGNORE
 
 from .conftest import disc

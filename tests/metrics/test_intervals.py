@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from binseg.metrics import bootstrap, score_image, summarise
-from binseg.metrics.bootstrap import bootstrap_interval, report_intervals
+from binseg.metrics.scores import bootstrap_interval, report_intervals
 from binseg.types import Counts, Interval, Report
 
 

@@ -371,7 +371,7 @@ def gather(
         binseg gather masks/
         binseg gather scores/ --json
     """
-    from binseg.pipelines.gather import gather as run
+    from binseg.pipelines.cluster import gather as run
 
     found = run(out, progress=progress_of(context))
     written = (f"written: {one}" for one in found.written)

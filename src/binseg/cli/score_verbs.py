@@ -165,8 +165,8 @@ def _score_shard(
     asked: dict[str, Any],
 ) -> None:
     """Score a shard's images, for `binseg gather`."""
+    from binseg.pipelines.cluster import run_shard
     from binseg.pipelines.evaluate_model import measure_shard
-    from binseg.pipelines.gather import run_shard
 
     measured = {name: asked[name] for name in ("split", "tolerance", "spacing")}
     measured |= {"data": config, "progress": progress_of(context)}

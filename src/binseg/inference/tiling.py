@@ -18,9 +18,9 @@ from jaxtyping import Float32, UInt
 
 from binseg.imageio import ImageInfo, Layout, encode_tiles
 from binseg.imageio.windows import Windows
-from binseg.inference.ensemble import mean_of
-from binseg.inference.image_like import Inputs, Probability
 from binseg.inference.journal import Band
+from binseg.inference.opening import mean_of
+from binseg.inference.predict_options import Inputs, Probability
 from binseg.inference.predictor import Predictor, Tell, untold
 from binseg.parallel import map_ordered
 from binseg.postprocess import above

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from binseg.metrics.bootstrap import bootstrap_interval
+from binseg.metrics.scores import bootstrap_interval
 from binseg.types import Figure
 
 RULES = ("random", "uncertainty")

@@ -10,7 +10,7 @@ from typing import Any
 
 from binseg.data.sources.listing import list_folder
 from binseg.errors import DataError, OutputError, UsageError, one_line
-from binseg.labeling.foreign_masks import BEFORE
+from binseg.labeling.label_files import BEFORE
 from binseg.labeling.strokes import Labels, Stroke, replay, unpack
 from binseg.types import IGNORE
 

@@ -25,7 +25,7 @@ from binseg.data.dataset import counted, name_some
 from binseg.data.sources.labelled import LOG, images_of_project
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.imageio import probe, read_labels, write_mask
-from binseg.labeling.foreign_masks import find_masks, put_aside, read_masks
+from binseg.labeling.label_files import find_masks, put_aside, read_masks
 from binseg.labeling.label_log import (
     MASKS,
     SCHEMA,

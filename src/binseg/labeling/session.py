@@ -19,11 +19,18 @@ from binseg.errors import UsageError
 from binseg.labeling.cold_engine import ColdEngine, first_step, snap
 from binseg.labeling.guidance import Outlook, Standing, outlook_of, rank, standings
 from binseg.labeling.label_log import ChangedError
-from binseg.labeling.open_image import OpenImage, Shown, corrected, region_of, replayed
+from binseg.labeling.open_image import (
+    OpenImage,
+    Shown,
+    WorkingImage,
+    corrected,
+    open_working_image,
+    region_of,
+    replayed,
+)
 from binseg.labeling.project import Project
 from binseg.labeling.strokes import Stroke, draw
 from binseg.labeling.worker import Worker
-from binseg.labeling.working_image import WorkingImage, open_working_image
 from binseg.metrics import dice_of
 from binseg.types import IGNORE
 

@@ -11,16 +11,6 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import DataError, UsageError, suggest
-from binseg.metrics.bootstrap import (
-    LEAST_UNITS,
-    LEVEL,
-    NUM_RESAMPLES,
-    bootstrap_interval,
-    figures_of,
-    group_labels,
-    report_intervals,
-)
-from binseg.metrics.counts import OBJECT_RULE, pool, scored_images
 from binseg.metrics.probabilities import (
     CALIBRATION_RULE,
     ProbabilityTally,
@@ -28,7 +18,20 @@ from binseg.metrics.probabilities import (
     summarise_calibration,
 )
 from binseg.metrics.registry import EMPTY_RULE, METRICS, Bins, Column
-from binseg.metrics.scores import object_table, score_all
+from binseg.metrics.scores import (
+    LEAST_UNITS,
+    LEVEL,
+    NUM_RESAMPLES,
+    OBJECT_RULE,
+    bootstrap_interval,
+    figures_of,
+    group_labels,
+    object_table,
+    pool,
+    report_intervals,
+    score_all,
+    scored_images,
+)
 from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
 from binseg.types import Averages, Counts, Figure, ImageScores, Interval, Report, Size, Slice
 

@@ -25,9 +25,9 @@ from binseg.labeling import warm_engine
 from binseg.labeling.cold_engine import ColdEngine, filter_features
 from binseg.labeling.guidance import RULES, Outlook, outlook_of, rank
 from binseg.labeling.label_log import MASKS, connect, image_files, image_rows, labels_in
+from binseg.labeling.open_image import WorkingImage, open_working_image, reduced
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
-from binseg.labeling.working_image import WorkingImage, open_working_image, reduced
 from binseg.metrics import dice_of
 from binseg.progress import SILENT, Progress
 from binseg.storage import cache_dir, write_bytes, write_json

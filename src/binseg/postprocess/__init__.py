@@ -4,8 +4,17 @@ An *object* is a set of foreground pixels that touch at sides or corners (8 neig
 scores; a *hole* is background that touches at sides only and does not reach the image's edge.
 """
 
-from binseg.postprocess.found_objects import FoundObject, Polygon, find_objects, trace_polygons
-from binseg.postprocess.interchange import coco, encode_rle, geojson, imagej_rois, kaggle_runs
+from binseg.postprocess.found_objects import (
+    FoundObject,
+    Polygon,
+    coco,
+    encode_rle,
+    find_objects,
+    geojson,
+    imagej_rois,
+    kaggle_runs,
+    trace_polygons,
+)
 from binseg.postprocess.mask_cleaning import (
     NOTHING,
     PostProcessing,

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from binseg.errors import ImageError, OutputError
 from binseg.labeling.label_log import ChangedError
+from binseg.labeling.open_image import to_rgb
 from binseg.labeling.session import Session
 from binseg.labeling.strokes import MOST_POINTS, Stroke
-from binseg.labeling.working_image import to_rgb
 from binseg.serve.incoming import chunks_of
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import DOCUMENTED, Refusal, documented

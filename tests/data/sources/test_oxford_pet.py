@@ -16,7 +16,7 @@ from PIL import Image
 from binseg.config.recipe import DataConfig, SplitConfig
 from binseg.data import assign_splits, open_dataset, read_sample
 from binseg.data.sources import oxford_pet
-from binseg.data.sources.oxford_pet import download_oxford_pet
+from binseg.data.sources.standards import download_oxford_pet
 from binseg.errors import DataError
 
 Save = Callable[..., Path]
