@@ -66,10 +66,6 @@ def evaluate(
             "SCORE=VALUE",
         ),
     ] = None,
-    learn_quality: Annotated[
-        bool,
-        option("Instead of scoring, learn anew by validation how good predictions are."),
-    ] = False,
     with_: opt.With = None,
     tta: opt.TTAOption = None,
     device: opt.Device = None,
@@ -112,13 +108,13 @@ def evaluate(
     config = data_config(
         Origin.of(predictor), data, sections=opt.nested(data__border=border), overrides=set_
     )
-    if guarantee or learn_quality:
+    if guarantee:
         if run is None or is_split or any([with_, tta, out, by, tolerance, spacing]):
             raise UsageError(
-                "--guarantee and --learn-quality take one model and its validation images; leave "
-                "out --split, --with, --tta, --out, --by, --tolerance and --spacing"
+                "--guarantee takes one model and its validation images; leave out --split, --with, "
+                "--tta, --out, --by, --tolerance and --spacing"
             )
-        _calibrate(context, run, config, guarantee or [], learn=learn_quality, as_json=json_)
+        _guarantee(context, run, config, guarantee, as_json=json_)
         return
     named = {"border": border, "tolerance": tolerance, "spacing": spacing}
     changes = [f"{name}-{value}" for name, value in named.items() if value is not None]
@@ -177,22 +173,20 @@ def _score_shard(
     show(run_shard("evaluate", shard, out, asked=asked, data=config, find=find))
 
 
-def _calibrate(
+def _guarantee(
     context: typer.Context,
     run: Path,
     config: "DataConfig",
     guarantees: list[str],
     *,
-    learn: bool,
     as_json: bool,
 ) -> None:
-    """Write what validation guarantees, or teaches, into the card."""
-    from binseg.pipelines.evaluate_model import calibrate
+    """Write what validation guarantees into the card."""
+    from binseg.pipelines.evaluate_model import guarantee
 
-    progress = progress_of(context)
-    found = calibrate(run, config, guarantees=guarantees, learn=learn, progress=progress)
+    found = guarantee(run, config, guarantees, progress=progress_of(context))
     if as_json:
-        write_json_answer({"guarantees": [one.model_dump() for one in found], "learnt": learn})
+        write_json_answer({"guarantees": [one.model_dump() for one in found]})
         return
     for one in found:
         sign = "at most" if one.score == "fpr" else "at least"

@@ -13,7 +13,6 @@ from binseg.errors import DataError
 from binseg.evaluation.learning_quality import (
     choose_guaranteed,
     gather_lessons,
-    learn_quality,
     parse_guarantee,
 )
 from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
@@ -162,15 +161,10 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")[-60:].strip("-.")
 
 
-def calibrate(
-    run: str | Path,
-    data: DataConfig,
-    *,
-    guarantees: Sequence[str] = (),
-    learn: bool = False,
-    progress: Progress = SILENT,
+def guarantee(
+    run: str | Path, data: DataConfig, guarantees: Sequence[str], *, progress: Progress = SILENT
 ) -> tuple[Guarantee, ...]:
-    """Note thresholds that keep `guarantees` on the card; `learn` fits anew what it knows."""
+    """Note thresholds that keep `guarantees` on new images on the card."""
     wanted = [parse_guarantee(one) for one in guarantees]
     predictor = load(run)
     assert predictor.bundle is not None
@@ -182,7 +176,7 @@ def calibrate(
     lessons = gather_lessons(predictor, dataset, progress=progress)
     if not lessons:
         raise DataError(f"{data.path}: no validation image has a pixel to score")
-    if not predictor.postprocessing.is_empty and wanted:
+    if not predictor.postprocessing.is_empty:
         progress.say("guarantees are of the masks before the model's own post-processing")
     counts, groups = zip(*((one.counts_T4, one.group) for one in lessons), strict=True)
     own = predictor.threshold
@@ -192,8 +186,5 @@ def calibrate(
     )
     names = {one.score for one in found}
     kept = (one for one in predictor.card.guarantees if one.score not in names)
-    facts: dict[str, object] = {"guarantees": (*kept, *found)}
-    if learn:
-        facts["knowledge"] = learn_quality(predictor, dataset, lessons, progress=progress)
-    revise_card(predictor.bundle, facts)
+    revise_card(predictor.bundle, {"guarantees": (*kept, *found)})
     return found
