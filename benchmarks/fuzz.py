@@ -60,8 +60,8 @@ from binseg.imageio.caged import _PEAK, _SPARE_BYTES, _address_space, _allow
 from binseg.imageio.decoding import broken_files
 from binseg.imageio.formats import decoder_of
 from binseg.inference.pretrained import default_bundle_path
+from binseg.labeling.label_log import Stroke
 from binseg.labeling.project import Project
-from binseg.labeling.strokes import Stroke
 from binseg.models.create import create_model, resolve_options
 from binseg.packaging import (
     NETWORK,

@@ -103,7 +103,7 @@ def augment(
         binseg augment synthetic --set augment.preset=pet-cosine
     """
     from binseg.config import load_recipe
-    from binseg.pipelines.show_augmentation import plot_augmentation
+    from binseg.pipelines.check_data import plot_augmentation
 
     data = opt.one_data(place, data)
     sections = opt.nested(data__path=data, data__border=border, input__size=size, train__seed=seed)

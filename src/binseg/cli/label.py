@@ -93,19 +93,15 @@ def suggest(
     place: opt.Place = None,
     data: opt.Data = None,
     model: Annotated[Path | None, option("A run or bundle that looks at them.", "RUN")] = None,
-    by: Annotated[
-        str,
-        option("random (seldom one that seems empty), or uncertainty (model in doubt).", "RULE"),
-    ] = "random",
     num: Annotated[int, option("Images to name.", min=1)] = 20,
     seed: Annotated[int, option("Decides every random choice.")] = 0,
     json_: opt.Json = False,
 ) -> None:
-    """Rank the images without a mask, the one to label next first.
+    """Rank the images without a mask: at random, but those that seem empty mostly late.
 
     Examples:
         binseg suggest my_images/ --model runs/first
-        binseg suggest my_images/ --model runs/first --by uncertainty --num 50
+        binseg suggest my_images/ --model runs/first --num 50 --json
     """
     _check_parts()
     from binseg.pipelines.label_images import suggest as run
@@ -114,16 +110,13 @@ def suggest(
     if model is None:
         raise UsageError("which model looks at them? Give --model RUN")
 
-    ranked = run(data, model=model, rule=by, seed=seed, progress=progress_of(context))
+    ranked = run(data, model=model, seed=seed, progress=progress_of(context))
     if json_:
-        rows = [
-            {"image": name, "foreground": one.foreground, "doubt": one.doubt}
-            for name, one in ranked[:num]
-        ]
-        write_json_answer({"by": by, "unlabelled": len(ranked), "next": rows})
+        rows = [{"image": name, "foreground": share} for name, share in ranked[:num]]
+        write_json_answer({"unlabelled": len(ranked), "next": rows})
         return
-    for name, one in ranked[:num]:
-        show(f"{name}   foreground {one.foreground:.1%}, doubt {one.doubt:.2f}")
+    for name, share in ranked[:num]:
+        show(f"{name}   foreground {share:.1%}")
     show(f"{len(ranked)} images have no mask; `binseg label {data} --model {model}` labels them")
 
 

@@ -237,7 +237,7 @@ def demo(
         binseg demo --out runs/demo --json
     """
     from binseg.cli.screen import headline, report_items
-    from binseg.pipelines.run_demo import demo as run
+    from binseg.pipelines.evaluate_model import demo as run
 
     result = run(out, progress=progress_of(context))
     everything = is_verbose(context)

@@ -17,7 +17,7 @@ from binseg.data.sources.layouts import mask_name_of
 from binseg.data.sources.listing import list_folder
 from binseg.errors import DataError, UsageError, suggest
 from binseg.imageio import encode_mask, probe, read_labels
-from binseg.labeling.strokes import Labels
+from binseg.labeling.label_log import BEFORE, Labels
 from binseg.postprocess import coco, find_objects, label_objects, trace_polygons
 from binseg.progress import Progress
 from binseg.storage import write_json, write_text
@@ -115,9 +115,6 @@ def _runs(mask_hw: Bool[np.ndarray, "h w"]) -> list[int]:
 
 def _object(mask_HW: Bool[np.ndarray, "H W"], label: int) -> Bool[np.ndarray, "H W"]:
     return np.asarray(label_objects(mask_HW)[0] == label)
-
-
-BEFORE = "masks-before"
 
 
 def find_masks(folder: Path, images: Mapping[str, Path], progress: Progress) -> dict[str, Path]:

@@ -11,8 +11,7 @@ from scipy import ndimage
 
 from binseg.errors import UsageError
 from binseg.imageio import read_pixels
-from binseg.labeling.label_log import Line, active
-from binseg.labeling.strokes import Labels, Stroke, draw, pack, unpack
+from binseg.labeling.label_log import Labels, Line, Stroke, active, draw, pack, unpack
 from binseg.types import IGNORE
 
 MOST_PIXELS = 512 * 512

@@ -31,7 +31,9 @@ from binseg.labeling.label_log import (
     SCHEMA,
     ChangedError,
     ImageRow,
+    Labels,
     Line,
+    Stroke,
     active,
     connect,
     image_files,
@@ -39,9 +41,10 @@ from binseg.labeling.label_log import (
     is_whole,
     labels_in,
     lines_in,
+    mask_stroke,
     reading,
+    unpack,
 )
-from binseg.labeling.strokes import Labels, Stroke, mask_stroke, unpack
 from binseg.progress import SILENT, Progress
 from binseg.types import IGNORE
 
