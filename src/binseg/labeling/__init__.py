@@ -1,7 +1,7 @@
 """Labelling: from a folder of images without masks to masks and a model; nothing here is HTTP.
 
-project.py      the project on disk: one log of strokes and decisions, and the masks
-strokes.py      from strokes to pixels, the same whenever they are replayed
+project.py      the project on disk, and the masks
+label_log.py    one log of strokes and decisions, and from strokes to pixels
 open_image.py   an image as people and engines see it, with its labels and predictions
 cold_engine.py  trees on filters and ready-made features, from the first stroke on
 warm_engine.py  ready-made features, and a network that learns in rounds (torch)

@@ -1,4 +1,4 @@
-"""The log of a project: SQLite that only grows, and what follows from its lines."""
+"""Strokes, and the log of a project: SQLite that only grows, and what follows from its lines."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Check a data set: what is in it, what is wrong with it, and a page to look at."""
+"""Check a data set: what is in it and wrong with it, a page, and samples as training gets them."""
 
 import hashlib
 from collections import Counter

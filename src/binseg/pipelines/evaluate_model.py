@@ -1,4 +1,4 @@
-"""A model scored on one split, with tables and images on disk; thresholds with a guarantee."""
+"""A model scored on one split, with tables and images on disk; the demo, which ends so."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Signs that a run goes wrong, each with the setting to change: bad steps, empty predictions."""
+"""Scores after an epoch, and signs that a run goes wrong, each with the setting to change."""
 
 import math
 import statistics
