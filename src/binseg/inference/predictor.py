@@ -397,12 +397,10 @@ class ModelPredictor(Predictor):
             view_BHWC = np.flip(inputs_BHWC, axes)
             logits_BHW = self.backend.logits(normalise(view_BHWC, self.preprocessing))
             if not np.isfinite(logits_BHW).all():
-                how = f"the model gives NaN or infinity ({self._runtime})"
+                what = f"the model gives NaN or infinity ({self._runtime}): training diverged"
                 if self.bundle is None:
-                    advice = "lower the learning rate or use fp32"
-                    raise TrainingError(f"{how}: training diverged; {advice}")
-                told = f"{how}; its training diverged, train it again"
-                raise BundleError(f"{self.bundle.path}: {told}")
+                    raise TrainingError(f"{what}; lower the learning rate or use fp32")
+                raise BundleError(f"{self.bundle.path}: {what}; train it again")
             total_BHW = total_BHW + np.flip(logits_BHW, axes)
         return sigmoid(total_BHW / np.float32(len(_AXES[self.tta]) * self.temperature))
 
