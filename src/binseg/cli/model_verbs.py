@@ -1,6 +1,7 @@
 """`models`, `encoders`, `recipes`: what there is; `pack`, `export`, `verify`: models as files."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -223,8 +224,8 @@ def export(
     from binseg.cli.screen import proof_items
     from binseg.pipelines.export_model import export_model
 
-    how: Any = {"int8": int8, "pixels": pixels, "max_dice_change": max_dice_change}
-    result = export_model(run, target=to, out=out, progress=progress_of(context), **how)
+    export_it = partial(export_model, run, target=to, out=out, progress=progress_of(context))
+    result = export_it(int8=int8, pixels=pixels, max_dice_change=max_dice_change)
     answer(json_, result.as_dict(), *proof_items(result))
 
 

@@ -147,8 +147,8 @@ def predict(
         mask_format="tif" if tiff else "png",
     )
     _check_inputs(inputs, options, [f"--{name.rstrip('_')}" for name in _SWITCHES if asked[name]])
-    settings: dict[str, Any] = {"backend": backend, "device": device or "auto"}
-    settings["precision"] = precision
+    settings: dict[str, Any]
+    settings = {"backend": backend, "device": device or "auto", "precision": precision}
     models = [Path(one) for one in (run, *(with_ or ()))]
     predictor = load(models, batch_size=batch_size, **settings)
     progress = progress_of(context)

@@ -321,6 +321,6 @@ def _planned(
 ) -> "PlanResult":
     from binseg.pipelines.plan_recipe import chosen_budget, plan
 
-    asked: Any = {"sections": sections, "overrides": overrides}
-    seconds = chosen_budget(budget, **asked)
-    return plan(**asked, budget=seconds, folds=folds, progress=progress)
+    seconds = chosen_budget(budget, sections=sections, overrides=overrides)
+    plan_this = partial(plan, sections=sections, overrides=overrides, progress=progress)
+    return plan_this(budget=seconds, folds=folds)

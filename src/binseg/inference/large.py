@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -290,8 +291,8 @@ class _Work:
         }
         dtype = "uint8" if is_mask else str(self.probability)
         cleaning = predictor.postprocessing if is_mask else NOTHING
-        place: Any = {"journal": self.journal, "windows": self.windows}
-        layer = Layer(which=which, dtype=dtype, postprocessing=cleaning, **place)
+        at_hand = partial(Layer, journal=self.journal, windows=self.windows)
+        layer = at_hand(which=which, dtype=dtype, postprocessing=cleaning)
         if self.axes is None:
             finished = folder / "whole.tif"
             is_tiff = self.windows.format == "TIFF" and not self.infos[0].turned
@@ -309,8 +310,8 @@ class _Work:
             finished = folder / "whole.zarr"
             shutil.rmtree(finished, ignore_errors=True)  # of a program that was stopped here
             tile, shape = self.layouts[0].tile, self.axes.lengths[:-2]
-            how: Any = {"chunk": tile, "dtype": dtype, "name": out.stem, "facts": facts}
-            array = write_zarr_metadata(finished, self.axes, **how)
+            write = partial(write_zarr_metadata, chunk=tile, dtype=dtype)
+            array = write(finished, self.axes, name=out.stem, facts=facts)
             for page, layout in enumerate(self.layouts):
                 at = [int(one) for one in np.unravel_index(page, shape)] if shape else []
                 for index, rows_HW in enumerate(layer.rows(page, layout)):

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -71,8 +70,10 @@ def standings(scores: Sequence[tuple[str, int, Sequence[float]]]) -> list[Standi
         # A later score of as many labelled images replaces the earlier one.
         curve = tuple(sorted({num: float(np.mean(dice)) for num, dice in own}.items()))
         value = Figure(value=float(np.mean(latest)), interval=bootstrap_interval(latest))
-        facts: Any = {"num_checked": len(latest), "curve": curve, "gain": expected_gain(curve)}
-        found.append(Standing(engine=engine, dice=value, **facts))
+        gain = expected_gain(curve)
+        found.append(
+            Standing(engine=engine, dice=value, num_checked=len(latest), curve=curve, gain=gain)
+        )
     return sorted(found, key=lambda one: -one.dice.value)
 
 

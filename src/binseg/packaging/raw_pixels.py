@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -330,9 +330,9 @@ def _program(raw: RawPixels, example: torch.Tensor) -> Made:
     sides = {axis: torch.export.Dim(x, min=low, max=65536) for axis, (x, low) in dims.items()}
     # Sizes of maps are compared by rules (halves of multiples of 32) that are always true and that
     # torch can't prove: it checks them when the program runs.
-    how: dict[str, Any] = {"prefer_deferred_runtime_asserts_over_guards": True}
+    capture = partial(torch.export.export, prefer_deferred_runtime_asserts_over_guards=True)
     try:
-        program = torch.export.export(raw.eval(), (example,), dynamic_shapes=(sides,), **how)
+        program = capture(raw.eval(), (example,), dynamic_shapes=(sides,))
     except torch._dynamo.exc.UserError as problem:
         reason = " ".join(str(problem).split())[:120]
         raise UsageError(
@@ -387,11 +387,16 @@ def to_onnx(
     buffer = io.BytesIO()
     # It warns of its own inner workings, and of its age.
     with hushed("torch.onnx", ("", Warning), level=logging.CRITICAL):
-        called: dict[str, Any] = {"input_names": [names[0]], "output_names": [names[1]]}
-        how: dict[str, Any] = {"opset_version": OPSET, "do_constant_folding": True}
-        target: Any = buffer  # its types know of paths alone
-        how["dynamic_axes"] = dynamic
-        torch.onnx.export(module.eval(), (example,), target, dynamo=False, **called, **how)
+        torch.onnx.export(
+            module.eval(),
+            (example,),
+            cast(Any, buffer),  # its types know of paths alone
+            dynamo=False,
+            input_names=[names[0]],
+            output_names=[names[1]],
+            opset_version=OPSET,
+            dynamic_axes=dynamic,
+        )
     return buffer.getvalue()
 
 

@@ -203,8 +203,8 @@ class _Driver:
                 for computed in self.results(work, runs):
                     task.advance(computed)
 
-        how: Any = {"progress": self.progress, "elsewhere": elsewhere}
-        found = by_parts(image, stem, predictor, self.sink, self.options, **how)
+        parts = partial(by_parts, progress=self.progress, elsewhere=elsewhere)
+        found = parts(image, stem, predictor, self.sink, self.options)
         if isinstance(found, Failure):
             return PredictResult(failures=(found,))
         return PredictResult(written=(found,))

@@ -326,12 +326,19 @@ def coco(
             segmentation: Any = [[*map(_plain, x.exterior.ravel().tolist())] for x in parts]
             if any(part.holes for part in parts):
                 segmentation = _rle_of_object(labels_HW, one)
-            facts: dict[str, Any] = {"id": len(annotations) + 1, "image_id": number}
-            facts |= {"category_id": 1, "bbox": [one.left, one.top, one.width, one.height]}
-            facts |= {"area": one.area, "iscrowd": 0, "segmentation": segmentation}
-            if one.mean_probability is not None:
-                facts["score"] = one.mean_probability
-            annotations.append(facts)
+            score = one.mean_probability
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "bbox": [one.left, one.top, one.width, one.height],
+                    "area": one.area,
+                    "iscrowd": 0,
+                    "segmentation": segmentation,
+                    **({} if score is None else {"score": score}),
+                }
+            )
     whole = {"info": dict(info or {}), "images": images, "annotations": annotations}
     return {**whole, "categories": [{"id": 1, "name": category}]}
 

@@ -242,11 +242,17 @@ def _add_legend(figure: "Figure", names: Sequence[str]) -> None:
 
     width, height = figure.get_size_inches()
     edge = unit(GREY)
-    place: dict[str, Any] = {"loc": "lower right", "bbox_transform": figure.transFigure}
-    place["bbox_to_anchor"] = (1 - _MARGIN / width, 0.08 / height)
     patches = [Patch(facecolor=unit(ERROR_COLOURS[x]), edgecolor=edge, label=x) for x in names]
-    look: dict[str, Any] = {"ncols": len(names), "frameon": False, "fontsize": 9}
-    figure.legend(handles=patches, borderaxespad=0, **place, **look)
+    figure.legend(
+        handles=patches,
+        loc="lower right",
+        bbox_to_anchor=(1 - _MARGIN / width, 0.08 / height),
+        bbox_transform=figure.transFigure,
+        borderaxespad=0,
+        ncols=len(names),
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def _caption(item: GalleryItem) -> str:
