@@ -9,12 +9,11 @@ import typer
 from binseg.cli import model_verbs
 from binseg.cli.console import Shell, exit_code_of
 from binseg.cli.data_verbs import add_bench_to, augment, check
-from binseg.cli.label import label, suggest
 from binseg.cli.model_verbs import export, pack, verify
 from binseg.cli.options import as_printed, register
 from binseg.cli.predict import gather, predict
 from binseg.cli.score_verbs import compare, demo, evaluate
-from binseg.cli.serve import serve
+from binseg.cli.serve import label, serve, suggest
 from binseg.cli.train import plan, train
 
 app = typer.Typer(
