@@ -50,6 +50,7 @@ from binseg.inference.quality import (
     distances,
     expected_dice,
     interval,
+    off_scale,
     signs,
 )
 from binseg.metrics import dice_of
@@ -165,10 +166,22 @@ def noise(seed: int) -> np.ndarray:
     return random.normal(128, 30, (256, 256, 3)).clip(0, 255).astype(np.uint8)
 
 
-def reduced(image: np.ndarray) -> np.ndarray:
-    """Give the image with pixels three times as large."""
-    small = Image.fromarray(image.squeeze()).reduce(3)
-    return np.atleast_3d(np.asarray(small))
+def at_scale(pixels: np.ndarray, times: int) -> np.ndarray:
+    """Give what the same camera would take with pixels `times` as large, or with a third (-3).
+
+    Larger ones show mirrored surroundings, smaller ones the middle alone. Masks take the nearest.
+    """
+    height, width = pixels.shape[:2]
+    tall, wide = height // 3, width // 3
+    if times < 0:
+        pixels = pixels[tall : 2 * tall, wide : 2 * wide]
+        filters = (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)
+        small = Image.fromarray(pixels.squeeze())
+        return np.asarray(small.resize((width, height), filters[pixels.ndim - 2]))
+    border = ((height, height), (width, width), (0, 0))[: pixels.ndim]
+    around = Image.fromarray(np.pad(pixels, border, mode="symmetric").squeeze())
+    filters = (Image.Resampling.NEAREST, Image.Resampling.BOX)
+    return np.asarray(around.resize((width, height), filters[pixels.ndim - 2]))
 
 
 def harmed(rows: Sequence[Row], seed: int) -> tuple[list[np.ndarray], dict[int, str]]:
@@ -305,7 +318,8 @@ def measure_dice(name: str, study: Study, table: Table) -> None:
         truth, expected = study.dice[rest], expected_dice(study.signs[rest], known.coefficients)
         low, high = interval(expected, known)
         inside = ((truth >= low) & (truth <= high)).mean()
-        far = (distances(study.statistics[rest], known) > known.limit).mean()
+        strange = off_scale(study.statistics[rest], known).max(axis=0) > 0
+        far = (strange | (distances(study.statistics[rest], known) > known.limit)).mean()
         alike = [np.corrcoef(expected[one], truth[one])[0, 1] for one in (truth >= 0, truth > 0.5)]
         figures.append((np.abs(expected - truth).mean(), *alike, inside, far))
     mae, r, r_found, inside, far = np.nanmean(figures, axis=0)
@@ -331,6 +345,22 @@ def measure_unlike(
         if images:
             table.add(f"{what} under the {name} model: AUROC", asked, f"{np.mean(areas):.4f}")
             table.add(f"{what} under the {name} model: flagged", "", _flagged(found))
+
+
+def measure_scale(name: str, study: Study, table: Table) -> None:
+    """Tell images of larger and of smaller pixels from usual ones, for five halves."""
+    for times, what in ((3, "3 times"), (-3, "a third")):
+        found, quality = list[Quality](), []
+        for seed in range(5):
+            known, rest = study.half(seed)
+            rows = [study.rows[at] for at in rest[::3]]
+            images = [np.atleast_3d(at_scale(row.image, times)) for row in rows]
+            found += study.judged(known, images)
+            masks = (study.model.predict_array(image).mask for image in images)
+            truths = (at_scale(row.mask, times) for row in rows)
+            quality += [dice_of(*pair) for pair in zip(masks, truths, strict=True)]
+        told = f"{_flagged(found)}; Dice {np.mean(quality):.3f}"
+        table.add(f"{name}, pixels of {what} the size: flagged", "most", told)
 
 
 def _flagged(found: Sequence[Quality]) -> str:
@@ -445,7 +475,7 @@ def measure_failures(rows: Sequence[Row], study: Study, table: Table) -> None:
     known = learn_quality(study.model, study.dataset, study.lessons)
     for what, asked, images in (
         ("stained images", "flagged", stained),
-        ("pixels 3 times as large", "flagged", [reduced(one) for one in grey]),
+        ("pixels 3 times as large", "flagged", [np.atleast_3d(at_scale(x, 3)) for x in grey]),
         ("other grey images as they are", "", grey),
     ):
         shown = _flagged(study.judged(known, images))
@@ -475,6 +505,7 @@ def measure_nuclei(rows: list[Row], options: Any, photos: list[np.ndarray], tabl
     whole = study("nuclei", "nuclei", 1)
     measure_dice("nuclei", whole, table)
     measure_guarantees("nuclei", whole, table)
+    measure_scale("nuclei", whole, table)
     strange = {"noise": [noise(seed) for seed in range(40)], "photos": photos}
     measure_unlike("nuclei", whole, table, ">= 0.99", **strange)
     stained = [row.image for row in rows if not is_grey(row)]
@@ -529,6 +560,7 @@ def main() -> int:
         study = Study(Remembered(run, out), DataConfig(path=path))
         measure_dice("EM", study, table)
         measure_guarantees("EM", study, table)
+        measure_scale("EM", study, table)
     return 0
 
 

@@ -11,12 +11,15 @@ from binseg.evaluation.learning_quality import Lesson, fit_knowledge
 from binseg.inference.prediction import Prediction
 from binseg.inference.quality import (
     NAMES,
+    NUM_OF_IMAGE,
     UNLIKE,
     Judge,
     describe,
+    describe_image,
     distances,
     expected_dice,
     interval,
+    rescaled,
     signs,
 )
 from binseg.packaging import Knowledge
@@ -49,6 +52,7 @@ def lesson(seed: int) -> Lesson:
     mask = probability > 0.5
     return Lesson(
         statistics_D=describe(image_HWC, probability, mask, SHAPE),
+        scaled_SI=np.stack([describe_image(x, SHAPE, size=(64, 64)) for x in rescaled(image_HWC)]),
         signs_K=signs(probability, mask),
         dice=2 * float((mask & truth).sum()) / float(mask.sum() + truth.sum()),
         group=seed,
@@ -77,6 +81,7 @@ def promised(seed: int) -> Lesson:
     mask = probability > 0.5
     return Lesson(
         statistics_D=np.zeros(len(NAMES)),
+        scaled_SI=np.zeros((2, NUM_OF_IMAGE)),
         signs_K=signs(probability, mask),
         dice=2 * float((mask & truth).sum()) / float(mask.sum() + truth.sum()),
         group=seed,
@@ -124,6 +129,20 @@ def test_unlike_images_are_flagged_with_the_reason(
     assert quality.flag == UNLIKE
     assert words in quality.reason
     assert quality.distance > 1
+
+
+@pytest.mark.parametrize(("which", "words"), [(0, "larger pixels"), (1, "smaller pixels")])
+def test_another_pixel_size_is_flagged_with_the_reason(
+    known: Knowledge, which: int, words: str
+) -> None:
+    """Of new images taken with pixels of three times, and a third, the size most are flagged."""
+    told = []
+    for seed in range(3000, 3040):
+        image_HWC, probability, _ = image(seed)
+        quality = quality_of(known, rescaled(image_HWC)[which], probability).quality
+        assert quality is not None
+        told.append(quality.flag == UNLIKE and words in quality.reason)
+    assert sum(told) >= 30
 
 
 def test_images_between_two_kinds_are_farther_than_those_of_either() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
-from jaxtyping import Float64, Int64, Num
+from jaxtyping import Bool, Float64, Int64, Num
 
 from binseg.data.dataset import Dataset, spread
 from binseg.errors import DataError, ImageError, UsageError, suggest
@@ -23,12 +23,15 @@ from binseg.imageio import read_pixel_size
 from binseg.inference import ModelPredictor
 from binseg.inference.quality import (
     NAMES,
+    NUM_OF_IMAGE,
     STATISTICS,
+    describe_image,
     distances,
     error_scale,
     expected_dice,
     figures,
     logit,
+    rescaled,
 )
 from binseg.metrics import count, dice
 from binseg.metrics.probabilities import NUM_THRESHOLDS, counts_of, histogram
@@ -136,18 +139,14 @@ def _refusal(score: str, wanted: float, losses_U: Float64[np.ndarray, " U"], ris
     if mean < risk:
         for times in range(2, 200):
             if _is_shown(np.tile(losses_U, times), risk):
-                return (
-                    f"{num} validation images (or groups) are too few to guarantee {what}; about "
-                    f"{num * times} are needed"
-                )
+                few = f"{num} validation images (or groups) are too few to guarantee {what}"
+                return f"{few}; about {num * times} are needed"
     shown = f"{mean if score == 'fpr' else 1 - mean:.3f}"
     return f"{what} can't be guaranteed: validation itself shows {shown}; ask for less"
 
 
-NUM_USUAL = 60
-"""Images below which some that trained the model help to say what an image looks like."""
-NUM_REFERENCES = 200
-"""Images whose statistics travel in the card."""
+NUM_USUAL = 60  # images below which some that trained the model help to say what is usual
+NUM_REFERENCES = 200  # images whose statistics travel in the card
 MOST = 500  # validation images that teach, at most
 LEAST_FOR_LINE = 20  # validation images below which the promised Dice is taken as it is
 _FOLDS = 10
@@ -159,6 +158,7 @@ class Lesson:
     """One image with a known truth, as figures."""
 
     statistics_D: Float64[np.ndarray, " D"]
+    scaled_SI: Float64[np.ndarray, "S I"]  # of the image at other scales
     signs_K: Float64[np.ndarray, " K"]
     dice: float
     group: Hashable
@@ -210,8 +210,11 @@ def _lessons(predictor: ModelPredictor, dataset: Dataset, progress: Progress) ->
         statistics_D, signs_K = figures(
             sample.image_HWC, probability_HW, mask_HW, predictor.preprocessing
         )
+        shape, size = predictor.preprocessing, sample.valid_HW.shape
+        scaled = [describe_image(x, shape, size=size) for x in rescaled(sample.image_HWC)]
         yield Lesson(
             statistics_D=statistics_D,
+            scaled_SI=np.stack(scaled),
             signs_K=signs_K,
             dice=dice(count(mask_HW, sample.mask_HW, sample.valid_HW)),
             group=record.id if record.group is None else record.group,
@@ -233,12 +236,11 @@ def fit_knowledge(lessons: Sequence[Lesson], further: Sequence[Lesson] = ()) -> 
     usual = [*lessons, *further]
     table_ND = np.stack([one.statistics_D for one in usual])
     fold_N = folds([one.group for one in usual])
+
     left_out_N = np.empty(len(usual))
     for fold in range(fold_N.max() + 1):
         rest_ND = table_ND[fold_N != fold]
-        if len(rest_ND) < 2:
-            rest_ND = table_ND
-        fitted = _usual(rest_ND)
+        fitted = _usual(rest_ND if len(rest_ND) > 1 else table_ND)
         left_out_N[fold_N == fold] = distances(table_ND[fold_N == fold], fitted)
     # Chance alone puts some outside, and few images hardly show how far usual ones lie.
     limit = max(2.0, float(np.quantile(left_out_N, 0.98)) * (1 + 5 / len(usual)))
@@ -246,15 +248,30 @@ def fit_knowledge(lessons: Sequence[Lesson], further: Sequence[Lesson] = ()) -> 
     common = Counter(round(size, 6) for size in sizes).most_common(1)
     is_one_scale = bool(common) and max(sizes) < 1.1 * min(sizes) and len(sizes) == len(usual)
     coefficients, residuals = _fit_dice(lessons)
+    scaled_SNI = np.stack([one.scaled_SI for one in usual], axis=1)
+    pairs = [np.stack([table_ND[:, :NUM_OF_IMAGE], one_NI]) for one_NI in scaled_SNI]
     return _usual(table_ND).model_copy(
         update={
             "num_images": len(lessons),
             "limit": limit,
+            "scales": tuple(_scale_line(one, fold_N) for one in pairs),
             "pixel_um": common[0][0] if is_one_scale else None,
             "coefficients": coefficients,
             "residuals": residuals,
         }
     )
+
+
+def _scale_line(pair_SNI: Float64[np.ndarray, "2 N I"], fold_N: np.ndarray) -> tuple[float, ...]:
+    """Fit a line that is above 0 for rescaled images, the second, and 1 % of the usual ones."""
+    found_N = np.empty(len(fold_N))
+    for fold in [*np.unique(fold_N), -1]:  # the last is of all
+        rest_N = (fold_N != fold) | (fold_N.max() == 0)
+        rest_MI = pair_SNI[:, rest_N].reshape(-1, pair_SNI.shape[2])
+        line = _ridge(rest_MI, np.repeat([-1.0, 1.0], len(rest_MI) // 2), 3.0)
+        found_N[fold_N == fold] = line[0] + pair_SNI[0, fold_N == fold] @ line[1]
+    limit = np.quantile(found_N, 0.99) + found_N.std() * 5 / len(found_N)
+    return (round(float(line[0] - limit), 6), *line[1].round(6).tolist())
 
 
 def folds(groups: Sequence[Hashable]) -> Int64[np.ndarray, " N"]:
@@ -291,49 +308,36 @@ def _fit_dice(lessons: Sequence[Lesson]) -> tuple[tuple[float, ...], tuple[float
     signs_NK = np.stack([one.signs_K for one in lessons])
     dice_N = np.array([one.dice for one in lessons])
     fold_N = folds([one.group for one in lessons])
-    choices: list[float | None] = [None]
-    if len(lessons) >= LEAST_FOR_LINE and fold_N.max() > 0:
-        choices += _PENALTIES
-    tried = [_cross_fitted(signs_NK, dice_N, fold_N, one) for one in choices]
-    errors = [float(np.abs(one - dice_N).mean()) for one in tried]
-    best = int(np.argmin(errors))
+    num = len(lessons)
+
+    def line(some_N: Bool[np.ndarray, " N"], penalty: float) -> tuple[float, ...]:
+        off_N = logit(dice_N) - signs_NK[:, 0]
+        constant, slope_K = _ridge(signs_NK[some_N], off_N[some_N], penalty)
+        return (round(constant, 6), *slope_K.round(6).tolist())
+
+    tried = {0.0: expected_dice(signs_NK, ())}
+    for penalty in _PENALTIES if num >= LEAST_FOR_LINE and fold_N.max() > 0 else ():
+        tried[penalty] = np.empty(num)
+        for fold in np.unique(fold_N):
+            own_N = fold_N == fold
+            tried[penalty][own_N] = expected_dice(signs_NK[own_N], line(~own_N, penalty))
+    best = min(tried, key=lambda one: float(np.abs(tried[one] - dice_N).mean()))
     residual_N = np.sort((dice_N - tried[best]) / error_scale(tried[best]))
-    num = len(residual_N)
     if num < LEAST_FOR_LINE:
         # No order statistic of so few images bounds 5 % on either side.
         widest = 2 * float(np.abs(residual_N).max()) + 0.5
         return (), (-widest, widest)
     place = int(np.floor(0.05 * (num + 1))) - 1
-    coefficients = () if choices[best] is None else _line(signs_NK, dice_N, choices[best])
+    coefficients = line(fold_N >= 0, best) if best else ()
     return coefficients, (float(residual_N[place]), float(residual_N[num - 1 - place]))
 
 
-def _cross_fitted(
-    signs_NK: Float64[np.ndarray, "N K"],
-    dice_N: Float64[np.ndarray, " N"],
-    fold_N: Int64[np.ndarray, " N"],
-    penalty: float | None,
-) -> Float64[np.ndarray, " N"]:
-    """Predict each image's Dice by a line through the images of the other folds."""
-    if penalty is None:
-        return expected_dice(signs_NK, ())
-    found_N = np.empty(len(dice_N))
-    for fold in np.unique(fold_N):
-        own = fold_N == fold
-        line = _line(signs_NK[~own], dice_N[~own], penalty)
-        found_N[own] = expected_dice(signs_NK[own], line)
-    return found_N
-
-
-def _line(
-    signs_NK: Float64[np.ndarray, "N K"], dice_N: Float64[np.ndarray, " N"], penalty: float | None
-) -> tuple[float, ...]:
-    """Fit constant and slopes by ridge regression, in logits, the signs being standardised."""
-    assert penalty is not None
-    off_N = logit(dice_N) - signs_NK[:, 0]
-    mean_K, std_K = signs_NK.mean(axis=0), signs_NK.std(axis=0) + 1e-3
-    unit_NK = (signs_NK - mean_K) / std_K
+def _ridge(
+    table_NK: Float64[np.ndarray, "N K"], target_N: Float64[np.ndarray, " N"], penalty: float
+) -> tuple[float, Float64[np.ndarray, " K"]]:
+    """Fit constant and slopes by ridge regression, the columns being standardised."""
+    mean_K, std_K = table_NK.mean(axis=0), table_NK.std(axis=0) + 1e-3
+    unit_NK = (table_NK - mean_K) / std_K
     square_KK = unit_NK.T @ unit_NK + penalty * np.eye(unit_NK.shape[1])
-    slope_K = np.linalg.solve(square_KK, unit_NK.T @ (off_N - off_N.mean())) / std_K
-    constant = float(off_N.mean() - mean_K @ slope_K)
-    return (round(constant, 6), *slope_K.round(6).tolist())
+    slope_K = np.linalg.solve(square_KK, unit_NK.T @ (target_N - target_N.mean())) / std_K
+    return float(target_N.mean() - mean_K @ slope_K), slope_K

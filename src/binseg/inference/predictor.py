@@ -22,7 +22,7 @@ from binseg.inference.predict_options import (
     pixels_of,
 )
 from binseg.inference.prediction import KEPT_PIXELS, Prediction
-from binseg.inference.quality import NAMES, NUM_SIGNS, Judge
+from binseg.inference.quality import NAMES, NUM_OF_IMAGE, NUM_SIGNS, Judge
 from binseg.inference.runtimes import Backend
 from binseg.packaging import Bundle, Card
 from binseg.postprocess import NOTHING, PostProcessing, segment
@@ -345,6 +345,7 @@ class ModelPredictor(Predictor):
         if known is None or known.names != NAMES or not known.references:
             return None
         fits = len(known.coefficients) in (0, NUM_SIGNS + 1)
+        fits &= all(len(one) == NUM_OF_IMAGE + 1 for one in known.scales)
         return Judge(knowledge=known, preprocessing=self.preprocessing) if fits else None
 
     @property

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float32, Float64, Num, UInt
 
 from binseg.packaging.card import Knowledge
 from binseg.postprocess import label_objects
-from binseg.transforms.geometry import SmallMap
+from binseg.transforms.geometry import SmallMap, cut, resize_image
 from binseg.transforms.preprocess import prepare, prepare_image, reduction
-from binseg.types import Preprocessing
+from binseg.types import Box, Preprocessing
 
 Flag = Literal["ok", "look", "unlike the training data"]
 UNLIKE: Flag = "unlike the training data"
@@ -60,8 +60,14 @@ STATISTICS = (  # Figures of the image as the network sees it, then of its mask
               "objects of {factor} x larger area"),
 )  # fmt: skip
 NAMES = tuple(one.name for one in STATISTICS)
+_MIXTURE = "an unusual mixture of brightness, colour, detail and mask"
 _FACTORS = {"foreground": np.e, "object size": 2.0}  # Bases of logarithms, told as factors
 _OF_MASK = ("foreground", "doubt", "object size")
+NUM_OF_IMAGE = len(NAMES) - len(_OF_MASK)  # statistics that need no mask; they come first
+_SCALES = (  # Reasons, in the order of `rescaled`
+    "finer structures than in training, as larger pixels show",
+    "blurrier or larger structures than in training, as smaller pixels show",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +110,13 @@ class Judge:
         # A figure that is no number must not pass as a usual one.
         statistics_D = np.nan_to_num(statistics_D, nan=1e6)
         distance = float(distances(statistics_D[None], known)[0]) / known.limit
+        strange_S = off_scale(statistics_D[None], known)[:, 0]
         expected = float(expected_dice(signs_K[None], known.coefficients)[0])
         low, high = (float(one) for one in interval(expected, known))
         reasons = unusual(statistics_D, known)
+        if strange_S.max(initial=0) > 0:
+            distance = max(distance, 1 + float(strange_S.max()))
+            reasons = [_SCALES[strange_S.argmax()], *(one for one in reasons if one != _MIXTURE)]
         if statistics_D[_CONTRAST] < _FLAT:  # ratios of nothing to nothing say nothing
             reasons = ["no contrast: all of it has one shade"]
         flag: Flag = "ok"
@@ -150,6 +160,23 @@ def describe(
 ) -> Float64[np.ndarray, " D"]:
     """Compute the `STATISTICS` at the network's scale, of a mask's every `step`-th pixel."""
     size = size or image_HWC.shape[:2]
+    whole = preprocessing.height * preprocessing.width / (size[0] * size[1])
+    area = step**2 * (preprocessing.scale**2 if preprocessing.resize == "tile" else whole)
+    labels_HW, num = label_objects(mask_HW)
+    sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
+    # The area of the object that a random pixel of the foreground lies in: specks weigh nothing.
+    typical = float((sizes**2).sum() / max(1, sizes.sum()))
+    doubt = float((4 * probability_HW * (1 - probability_HW)).mean())
+    return np.array([
+        *describe_image(image_HWC, preprocessing, size=size),
+        np.log(mask_HW.mean() + 1e-3), np.log10(doubt + _EPS), np.log2(typical * area + 16),
+    ], np.float64)  # fmt: skip
+
+
+def describe_image(
+    image_HWC: Num[np.ndarray, "h w C"], preprocessing: Preprocessing, *, size: tuple[int, int]
+) -> Float64[np.ndarray, " I"]:
+    """Compute the `STATISTICS` that need no mask."""
     view_HWC = _view(image_HWC, preprocessing, size)
     grey_HW = view_HWC.mean(axis=2, dtype=np.float32) / preprocessing.top
     dark, bright = np.percentile(grey_HW[::2, ::2], [5, 95])
@@ -164,19 +191,24 @@ def describe(
     steps = [_roughness(grey_HW, by) for by in (1, 2, 4, 8)]
     down = np.abs(np.diff(grey_HW, axis=0))
     peaks = float((down**2).mean()) / (float(down.mean()) ** 2 + 1e-6)
-    area = step**2 * _area_scale(size, preprocessing)
-    labels_HW, num = label_objects(mask_HW)
-    sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
-    # The area of the object that a random pixel of the foreground lies in: specks weigh nothing.
-    typical = float((sizes**2).sum() / max(1, sizes.sum()))
-    doubt = float((4 * probability_HW * (1 - probability_HW)).mean())
     return np.array([
         grey_HW.mean(), contrast, dark, bright, saturation, tint_C[0], tint_C[-1],
         np.log2((steps[0] + _EPS) / (contrast + _EPS)),
         *(np.log2((wide + _EPS) / (near + _EPS)) for near, wide in pairwise(steps)),
         np.log2(peaks + 1),
-        np.log(mask_HW.mean() + 1e-3), np.log10(doubt + _EPS), np.log2(typical * area + 16),
     ], np.float64)  # fmt: skip
+
+
+def rescaled(image_HWC: Num[np.ndarray, "h w C"]) -> tuple[np.ndarray, np.ndarray]:
+    """Give an image, mirrored around, by pixels thrice as large; its middle by a third as large."""
+    if image_HWC.dtype not in (np.uint8, np.uint16, np.float32):
+        image_HWC = image_HWC.astype(np.float32)
+    height, width = image_HWC.shape[:2]
+    tall, wide = max(1, height // 3), max(1, width // 3)
+    small_HWC = resize_image(image_HWC, tall, wide)
+    around = Box(top=(tall - height) // 2, left=(wide - width) // 2, height=height, width=width)
+    middle = Box(top=(height - tall) // 2, left=(width - wide) // 2, height=tall, width=wide)
+    return cut(small_HWC, around), resize_image(cut(image_HWC, middle), height, width)
 
 
 def _view(
@@ -207,13 +239,6 @@ def _roughness(grey_HW: Float32[np.ndarray, "h w"], by: int) -> float:
     return float(across + np.abs(grey_HW[by:] - grey_HW[:-by]).mean()) / 2
 
 
-def _area_scale(shape: tuple[int, ...], preprocessing: Preprocessing) -> float:
-    """Tell how many pixels of the network one pixel of the image is."""
-    if preprocessing.resize == "tile":
-        return preprocessing.scale**2
-    return preprocessing.height * preprocessing.width / (shape[0] * shape[1])
-
-
 def distances(
     statistics_ND: Float64[np.ndarray, "N D"], known: Knowledge
 ) -> Float64[np.ndarray, " N"]:
@@ -224,6 +249,14 @@ def distances(
     off_NMD = (statistics_ND[:, None] - np.array(known.references)) / np.array(known.spread)
     square_NM = np.einsum("nmd,nmd->nm", off_NMD @ np.array(known.precision), off_NMD)
     return np.asarray(np.sqrt(np.maximum(square_NM.min(axis=1), 0)))
+
+
+def off_scale(
+    statistics_ND: Float64[np.ndarray, "N D"], known: Knowledge
+) -> Float64[np.ndarray, "S N"]:
+    """Tell which images look as if taken with larger, or smaller, pixels than usual: above 0."""
+    lines = np.array(known.scales).reshape(-1, 1 + NUM_OF_IMAGE)
+    return np.asarray(lines[:, :1] + lines[:, 1:] @ statistics_ND[:, :NUM_OF_IMAGE].T)
 
 
 def unusual(statistics_D: Float64[np.ndarray, " D"], known: Knowledge) -> list[str]:
@@ -243,7 +276,7 @@ def unusual(statistics_D: Float64[np.ndarray, " D"], known: Knowledge) -> list[s
         if text not in (lines := of_mask if one.name in _OF_MASK else told):
             lines.append(text)
     told += of_mask  # the image explains its mask
-    return told or ["an unusual mixture of brightness, colour, detail and mask"]
+    return told or [_MIXTURE]
 
 
 def signs(

@@ -128,6 +128,8 @@ class Knowledge(Part):
     references: Annotated[tuple[tuple[float, ...], ...], Field(max_length=1000)] = ()
     """Figures of usual images, to the nearest of which an image is compared; bundles made before
     have none, and don't judge."""
+    scales: Annotated[tuple[tuple[float, ...], ...], Field(max_length=10)] = ()
+    """Lines that tell larger, and smaller, pixels from the usual ones: constant, then slopes."""
     num_images: Count = 0  # validation images that taught what Dice to expect
     coefficients: Annotated[tuple[float, ...], Field(max_length=100)] = ()
     residuals: tuple[float, float] = (-1.0, 1.0)
