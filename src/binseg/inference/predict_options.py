@@ -1,4 +1,4 @@
-"""What a prediction starts from: its settings, the same at every door, and anything as pixels."""
+"""Settings, statistics and inputs that a prediction starts from."""
 
 from dataclasses import dataclass, replace
 from functools import partial
