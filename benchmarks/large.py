@@ -2,6 +2,7 @@
 
     python benchmarks/large.py --side 20000 --json large.json
     python benchmarks/large.py --side 40000 --run runs/tiles
+    python benchmarks/large.py --side 40000 --width 4 --only cluster
     python benchmarks/large.py --quick
 
 An image is written tile by tile (RGB, JPEG tiles of 512 x 512 in a BigTIFF; a texture of
@@ -12,6 +13,8 @@ memory   `predict_large` in a process of its own: its largest resident set, agai
 resume   the same in a process that is killed (SIGKILL) in the middle, and called again: SHA-256
 seams    a 3,000 x 3,000 crop as one input, against the same crop in tiles: largest difference of
          the probability by the margin that tiles keep, away from the crop's outer edge
+cluster  the image on two Dask workers (--only cluster): SHA-256 beside that of one process, and the
+         largest resident set of a worker
 """
 
 import argparse
@@ -37,6 +40,9 @@ from binseg.data.sources.synthetic import draw_synthetic
 from binseg.imageio import probe
 from binseg.inference import ModelPredictor, PredictOptions, load, sigmoid
 from binseg.inference.large import predict_large
+from binseg.inference.sinks import FolderSink
+from binseg.inference.sources import FileSource
+from binseg.pipelines.cluster import ModelFiles, cluster, predict_on
 from binseg.pipelines.train_model import train
 from binseg.storage import write_json
 from binseg.transforms.geometry import tiles_for
@@ -48,7 +54,6 @@ CROP = 3000
 SETTINGS = (
     "input.size=128",
     "input.resize=tile",
-    "model.options={width: 16}",
     "train.epochs=2",
     "train.device=cpu",
 )
@@ -62,7 +67,9 @@ def main() -> None:
     parser.add_argument("--tile", type=int, help="tiles instead of the bundle's")
     parser.add_argument("--overlap", type=float, help="overlap instead of the bundle's")
     parser.add_argument("--quick", action="store_true", help="a side of 4,096, a crop of 1,024")
-    parser.add_argument("--only", choices=("memory", "resume", "seams"), action="append")
+    parser.add_argument("--width", type=int, default=16, help="channels of the trained U-Net")
+    parts = ("memory", "resume", "seams", "cluster")
+    parser.add_argument("--only", choices=parts, action="append")
     parser.add_argument("--folder", type=Path, help="where files go, instead of a temporary folder")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
@@ -83,18 +90,23 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, object]:
     if given.run is None:
         given.run = folder / "run"
         if not given.run.exists():
-            recipe = load_recipe("demo", overrides=SETTINGS)
+            recipe = load_recipe(
+                "demo", overrides=[*SETTINGS, f"model.options={{width: {given.width}}}"]
+            )
             train(recipe, out=given.run, progress=PlainProgress())
     parts = given.only or ["memory", "resume", "seams"]
     side = 4096 if given.quick else given.side
     texture_HW3 = draw_texture()
     figures: dict[str, object] = {"side": side, "cores": len(os.sched_getaffinity(0))}
-    if "memory" in parts or "resume" in parts:
+    if set(parts) != {"seams"}:
         image = folder / f"image-{side}.tif"
         if not image.exists():
             write_image(image, texture_HW3, side)
         print(f"{image.name}: {side:,} x {side:,} RGB, {image.stat().st_size / 1e9:.2f} GB")
+    if "memory" in parts or "resume" in parts:
         figures["memory"] = tell_memory(folder, image, given)
+    if "cluster" in parts:
+        figures["cluster"] = tell_cluster(folder, image, given)
     if "resume" in parts:
         figures["resume"] = tell_resume(folder, image, given)
     if "seams" in parts:
@@ -225,6 +237,34 @@ def tell_resume(folder: Path, image: Path, given: argparse.Namespace) -> dict[st
         f"kept; SHA-256 {'equal' if found == wanted else 'NOT EQUAL'}: {found}"
     )
     return {"killed_at": killed_at, "equal": found == wanted, **told}
+
+
+def tell_cluster(folder: Path, image: Path, given: argparse.Namespace) -> dict[str, object]:
+    """Predict the image by one process and by two workers, and compare the files."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "binseg", "predict", str(given.run), str(image), "--resume"]
+    subprocess.run([*command, "--out", str(folder / "one"), "--device", "cpu"], check=True)
+    one_s = time.monotonic() - started
+    files = ModelFiles(paths=(str(given.run),), settings=(("device", "cpu"),))
+    out, options = folder / "two", PredictOptions()
+    with cluster(workers=2) as client:
+        started = time.monotonic()
+        sink = FolderSink(out, overwrite=True)
+        result = predict_on(client, FileSource([image]), files, sink, options)
+        two_s = time.monotonic() - started
+        peaks = client.run(_peak)
+    mask = result.written[0].mask
+    is_equal = sha256_of(mask) == sha256_of(folder / "one" / mask.name)
+    print(
+        f"cluster: one process {one_s:.0f} s, two workers {two_s:.0f} s; SHA-256 "
+        f"{'equal' if is_equal else 'NOT EQUAL'}; largest resident set of a worker "
+        f"{max(peaks.values()) / 1e9:.2f} GB"
+    )
+    return {"one_s": one_s, "two_s": two_s, "equal": is_equal, "peaks": [*peaks.values()]}
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def tell_seams(

@@ -74,6 +74,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def remove_scraps(folder: Path) -> None:
+    """Remove what killed processes had begun to write under a folder, where none works now."""
+    for path in folder.rglob(".tmp-*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def publish(finished: Path, path: Path) -> None:
     """Give a finished file or folder its final name, in place of what has it; OutputError."""
     final = Path(os.path.realpath(path))

@@ -26,7 +26,7 @@ from binseg.packaging.network_check import (
     check_ir,
     check_onnx,
 )
-from binseg.packaging.networks import compile_openvino, ir_with_facts, onnx_session
+from binseg.packaging.networks import compile_openvino, ir_with_facts, onnx_session, open_file
 from binseg.packaging.raw_pixels import (
     Pixels,
     RawPixels,
@@ -311,3 +311,18 @@ def test_a_network_of_another_output_is_told() -> None:
 def test_our_networks_are_sound_onnx(network: bytes) -> None:
     """The referee's own checker finds nothing either."""
     checker.check_model(load_from_string(network), full_check=True)
+
+
+def test_a_changed_number_of_openvinos_form_is_noticed(network: bytes) -> None:
+    """Numbers are sizes too: one that was changed made an answer 256 times as large."""
+    parts = {}
+    with zipfile.ZipFile(io.BytesIO(ir_with_facts(network, {}))) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    weights = bytearray(parts["model.bin"])
+    weights[100] ^= 1
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in (parts | {"model.bin": bytes(weights)}).items():
+            archive.writestr(name, content)
+    with pytest.raises(BundleError, match="its network isn't the one that was exported"):
+        open_file(buffer.getvalue(), "openvino", name="n.openvino.zip")

@@ -118,5 +118,32 @@ def test_addresses_give_the_masks_of_files(images: Path, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
+def test_a_bucket_gives_the_masks_of_a_folder(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """s3:// is read through fsspec; the store here is moto's, on this machine."""
+    moto = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    (images / "a.jpg").unlink()
+    predictor = load(default_bundle_path(), backend="torch")
+    predict_files(predictor, [images], out=tmp_path / "one")
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    store = s3fs.S3FileSystem()
+    store.mkdir("bucket")
+    store.put(f"{images}/", "bucket/photos/", recursive=True)
+    result = run(RemoteSource(["s3://bucket/photos/"]), predictor, FolderSink(tmp_path / "two"))
+    server.stop()
+    assert [one.source.rpartition("/")[2] for one in result.failures] == ["bad.png"]
+    assert {name: _pixels(data) for name, data in files(tmp_path / "two").items()} == {
+        name: _pixels(data) for name, data in files(tmp_path / "one").items()
+    }
+
+
 def _pixels(data: bytes) -> bytes:
     return np.asarray(Image.open(io.BytesIO(data))).tobytes()

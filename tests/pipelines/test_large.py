@@ -1,6 +1,8 @@
 """Huge images and stacks, from disk to disk: right, whole, and to be interrupted at any time."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import signal
@@ -297,6 +299,18 @@ def test_a_foreign_folder_is_left_alone(path: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"holds thesis\.doc"):
         predict_large(model(), path, out=tmp_path / "out.tif", whole_pixels=0)
     assert (foreign / "thesis.doc").exists()
+
+
+def test_objects_are_listed_across_bands(path: Path, tmp_path: Path) -> None:
+    """The table is that of the whole mask, but for mean probabilities, which bands don't keep."""
+    table = tmp_path / "objects.csv"
+    predict_large(model(), path, out=tmp_path / "out.tif", table=table, whole_pixels=0)
+    found = list(csv.DictReader(io.StringIO(table.read_text("utf-8"))))
+    wanted = list(csv.DictReader(io.StringIO(model().predict(path).table())))
+    assert len(found) == len(wanted) > 3
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours == {name: theirs[name] for name in ours}
+        assert set(theirs) - set(ours) <= {"mean_probability", "expected_dice", "quality"}
 
 
 @pytest.mark.parametrize(

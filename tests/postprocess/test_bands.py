@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from binseg.errors import DataError
-from binseg.postprocess import PostProcessing, clean, clean_bands, mask_cleaning
+from binseg.postprocess import (
+    PostProcessing,
+    clean,
+    clean_bands,
+    find_objects,
+    find_objects_in_bands,
+    mask_cleaning,
+)
 
 
 def cut(mask_HW: np.ndarray, height: int) -> Callable[[], Iterator[np.ndarray]]:
@@ -37,6 +44,7 @@ def test_bands_are_cleaned_like_the_whole(
     mask_HW = np.random.default_rng(seed).random((height, width)) < share
     cleaned_HW = np.concatenate(list(clean_bands(cut(mask_HW, band), postprocessing)()))
     np.testing.assert_array_equal(cleaned_HW, clean(mask_HW, postprocessing))
+    assert find_objects_in_bands(cut(mask_HW, band)()) == find_objects(mask_HW)
 
 
 def test_a_snake_through_all_bands_is_one_object() -> None:

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 import binseg
 from binseg.imageio.cage import Cage
 from binseg.inference import ModelPredictor
+from binseg.serve import refusals
 from binseg.serve.app import Access, create_app
 from binseg.serve.limits import Limits
 from binseg.serve.server import Server
@@ -33,6 +34,12 @@ def png(image: np.ndarray) -> bytes:
 def decoded(data: bytes) -> np.ndarray:
     """An image's pixels, by Pillow."""
     return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.fixture(autouse=True)
+def refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of unreadable images are sent here; `test_limits` tests that they are spaced out."""
+    monkeypatch.setattr(refusals, "_BETWEEN_S", 0.0)
 
 
 @pytest.fixture(scope="session")

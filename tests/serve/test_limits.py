@@ -15,6 +15,7 @@ import pytest
 
 from binseg.errors import UsageError
 from binseg.imageio.cage import Cage
+from binseg.serve import refusals
 from binseg.serve.limits import Capacity, Limits
 from binseg.serve.refusals import Refusal
 
@@ -332,3 +333,25 @@ def test_a_part_gives_its_bytes_back_before_the_rest() -> None:
         with capacity.reservation() as other:
             other.grow(1)
     assert capacity.held_bytes == 0
+
+
+def test_unreadable_images_are_answered_one_after_the_other(
+    open_client: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some are answered at once; then a loop of them waits, while a good image does not."""
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(refusals, "_BETWEEN_S", 1.0)
+    monkeypatch.setattr("binseg.serve.refusals.asyncio.sleep", sleep)
+    with open_client() as client:
+        for _ in range(25):
+            assert client.post(URL, content=b"no image").status_code == 422
+        told = [round(one) for one in waits if one > 0]
+        assert told[:3] == [1, 2, 3], "five were free; nobody slept here, so the line grows"
+        assert max(waits) <= 10.0
+        num = len(waits)
+        assert client.post(URL, content=png(np.zeros((32, 32, 3), np.uint8))).status_code == 200
+        assert len(waits) == num

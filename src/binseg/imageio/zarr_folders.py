@@ -17,6 +17,8 @@ _MARKS = (".zarray", ".zgroup", ".zattrs", "zarr.json")
 _MOST_CHANNELS = 16  # a plain array's last axis of up to so many is its channels
 _LARGEST_CHUNK = 256_000_000
 
+_SHARD = 16  # Chunks of a file
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZarrAxes:
@@ -168,15 +170,21 @@ def _image_of(
 def write_zarr_metadata(
     folder: Path, axes: ZarrAxes, *, chunk: int, dtype: str, name: str, facts: Mapping[str, object]
 ) -> Any:
-    """Make an empty OME-Zarr image (0.4 in Zarr's format 2, 0.5 in format 3); give its zeros."""
+    """Make an empty OME-Zarr image (0.4 in Zarr's format 2, 0.5 in format 3); give its zeros.
+
+    In format 3 a file holds up to 16 chunks side by side: millions of small files choke a disk.
+    """
     import zarr
 
     is_old = axes.zarr_format == 2
     group: Any = zarr.open_group(str(folder), mode="w", zarr_format=2 if is_old else 3)
+    pages = [1] * (len(axes.lengths) - 2)
+    num_side_by_side = min(_SHARD, -(-axes.lengths[-1] // chunk))
     array = group.create_array(
         "0",
         shape=axes.lengths,
-        chunks=(*[1] * (len(axes.lengths) - 2), chunk, chunk),
+        chunks=(*pages, chunk, chunk),
+        shards=None if is_old else (*pages, chunk, num_side_by_side * chunk),
         dtype=dtype,
         fill_value=0,
         dimension_names=None if is_old else list(axes.names),

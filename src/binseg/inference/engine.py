@@ -21,7 +21,7 @@ from binseg.imageio import read_pixel_size
 from binseg.inference.large import predict_large
 from binseg.inference.outputs import facts_of, files_of, origin_of
 from binseg.inference.predict_options import Inputs, Maps, Pixels, PredictOptions, facts_of_file
-from binseg.inference.prediction import Prediction
+from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor, Tell, untold
 from binseg.inference.sinks import BytesSink, FolderSink, PredictResult, Sink, Written
 from binseg.inference.sources import Failure, FileSource, InputImage, ListedSource, Source
@@ -181,18 +181,21 @@ def by_parts(
             )
         else:
             predictor = fitted(predictor, image, options, progress)
-            if options.is_per_page:
-                progress.say(f"{image.path}: too large for other outputs than mask and probability")
+            if set(options.outputs) - {"probability", "table"}:
+                told = "too large for other outputs than mask, probability and table"
+                progress.say(f"{image.path}: {told}")
+            others = {path.name.removeprefix(stem.name): path for path in files[1:]}
             foreground = predict_large(
                 predictor,
                 image.path,
                 out=files[0],
-                probability=sink.large_probability if len(files) > 1 else None,
+                probability=sink.large_probability if "_probability.tif" in others else None,
                 overwrite=sink.replaces,
                 progress=progress,
                 origin=origin_of(image, predictor, options),
                 opened=image.windows,
                 elsewhere=elsewhere,
+                table=others.get(FILES["table"].ending),
             ).foreground
     except (DataError, MissingExtraError) as error:
         return image.failed(error)

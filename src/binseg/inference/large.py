@@ -21,10 +21,11 @@ from binseg.inference import tiling
 from binseg.inference.journal import MASK, PROBABILITY, Journal, Layer
 from binseg.inference.outputs import hash_of
 from binseg.inference.predict_options import PredictOptions
+from binseg.inference.prediction import table_of
 from binseg.inference.predictor import Predictor
-from binseg.postprocess import NOTHING
+from binseg.postprocess import NOTHING, find_objects_in_bands
 from binseg.progress import SILENT, Progress, duration
-from binseg.storage import locked, publish
+from binseg.storage import locked, publish, write_text
 from binseg.transforms.geometry import tiles_for
 
 _SUFFIXES = (".tif", ".tiff", ".zarr")
@@ -58,6 +59,7 @@ def predict_large(
     origin: Mapping[str, object] | None = None,
     opened: Callable[[Path], AbstractContextManager[imageio.Windows]] = imageio.caged_windows,
     elsewhere: tiling.Elsewhere | None = None,
+    table: Path | None = None,
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
 
@@ -68,7 +70,8 @@ def predict_large(
     `out` is .tif (tiled, a page for each, BigTIFF beyond 4 GB) or .zarr; `probability` is the type
     of a second file; pages of up to `whole_pixels` are predicted whole; a predictor of whole images
     gets this one shrunk; the mask keeps `origin`; `opened` gives the image's windows; `elsewhere`
-    has bands computed by other processes. Raises UsageError (an output is there, an odd suffix, an
+    has bands computed by other processes; `table` lists the objects, across bands, as CSV. Raises
+    UsageError (an output is there, an odd suffix, an
     unfit scale or tile), ImageError and OutputError.
     """
     path, out = Path(path), Path(out)
@@ -103,6 +106,8 @@ def predict_large(
             work.run(done, progress)
             if probability_out is not None:
                 work.assemble(probability_out, PROBABILITY)
+            if table is not None:
+                work.list_objects(table)
             # The mask comes last: where it is, the work is done.
             num_foreground = work.assemble(out, MASK)
         except (OSError, OutputError) as error:
@@ -185,7 +190,7 @@ def _axes(windows: imageio.Windows, infos: Sequence[imageio.ImageInfo]) -> ZarrA
         lengths=(len(infos), infos[0].height, infos[0].width)[first:],
         units=(None, unit, unit)[first:],
         scales=(1.0, *((size.height, size.width) if size else (1.0, 1.0)))[first:],
-        zarr_format=2,
+        zarr_format=3,
     )
 
 
@@ -278,6 +283,27 @@ class _Work:
                     for index, band in zip(asked.numbers, found, strict=True):
                         self.journal.write(page, index, band)
 
+    def layer(self, which: int) -> Layer:
+        is_mask = which == MASK
+        return Layer(
+            which=which,
+            dtype="uint8" if is_mask else str(self.probability),
+            postprocessing=self.predictor.postprocessing if is_mask else NOTHING,
+            journal=self.journal,
+            windows=self.windows,
+        )
+
+    def list_objects(self, table: Path) -> None:
+        size, name = self.windows.pixel_size, Path(self.windows.name).name
+        pixel_size = (size.height, size.width) if size else None
+        found = {}
+        for page, layout in enumerate(self.layouts):
+            bands = (rows_HW > 0 for rows_HW in self.layer(MASK).rows(page, layout))
+            objects = find_objects_in_bands(bands, pixel_size=pixel_size)
+            found[name if len(self.layouts) == 1 else f"{name}#{page}"] = objects
+        made = {"model": self.predictor.bundle_id, "threshold": self.predictor.threshold}
+        write_text(table, table_of(found, made))
+
     def assemble(self, out: Path, which: int) -> int:
         """Write a layer of all bands under its final name; count the mask's foreground."""
         predictor, is_mask, folder = self.predictor, which == MASK, self.journal.folder
@@ -289,10 +315,8 @@ class _Work:
             "source": self.path.name,
             **(self.origin if is_mask else {}),
         }
-        dtype = "uint8" if is_mask else str(self.probability)
-        cleaning = predictor.postprocessing if is_mask else NOTHING
-        at_hand = partial(Layer, journal=self.journal, windows=self.windows)
-        layer = at_hand(which=which, dtype=dtype, postprocessing=cleaning)
+        layer = self.layer(which)
+        dtype = layer.dtype
         if self.axes is None:
             finished = folder / "whole.tif"
             is_tiff = self.windows.format == "TIFF" and not self.infos[0].turned

@@ -33,6 +33,7 @@ def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Pat
         endings = [".mkv", *(["_overlay.mp4"] if "overlay" in outputs else [])]
     elif image.kind == "large":
         endings = [".tif", *(["_probability.tif"] if "probability" in outputs else [])]
+        endings += [FILES["table"].ending] if "table" in outputs else []
     else:
         endings = [f".{options.mask_format}", *(FILES[one].ending for one in outputs)]
     return [stem.with_name(stem.name + ending) for ending in endings]

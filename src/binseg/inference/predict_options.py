@@ -1,4 +1,4 @@
-"""Settings, statistics and inputs that a prediction starts from."""
+"""Settings that a prediction starts from, the same at every door, and anything as pixels."""
 
 from dataclasses import dataclass, replace
 from functools import partial

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -26,6 +26,7 @@ from binseg.inference.predict_options import (
     cover_of,
 )
 from binseg.inference.quality import Judge, Quality
+from binseg.postprocess import FoundObject
 from binseg.postprocess.found_objects import Project
 from binseg.report.overlay import cropped, cutout, on_colour, overlay, soft_alpha
 from binseg.report.rendering import Entry, thumbnail
@@ -127,7 +128,7 @@ class Prediction:
         is_kept = self.image_HWC is not None and self.image_HWC.dtype == np.uint8
         return alpha_HW, icc if is_kept and icc is not None and icc[16:20] == b"RGB " else None
 
-    def objects(self) -> list[postprocess.FoundObject]:
+    def objects(self) -> list[FoundObject]:
         """List the mask's connected objects with area, box, centroid and mean probability."""
         return self._objects
 
@@ -174,13 +175,10 @@ class Prediction:
 
     def table(self) -> str:
         """Give the objects as CSV, a line each below a line of names."""
-        rows = [one.as_row() for one in self._objects]
-        names = list(rows[0]) if rows else [*_COLUMNS, "mean_probability"]
         made: dict[str, object] = {"model": self.bundle_id, "threshold": self.threshold}
         if found := self.quality:
             made |= {"expected_dice": round(found.expected_dice, 4), "quality": found.flag}
-        whole = ({"image": self.name, **row, **made} for row in rows)
-        return csv_text(whole, ["image", *names, *made])
+        return table_of({self.name: self._objects}, made)
 
     @property
     def facts(self) -> dict[str, object]:
@@ -297,7 +295,7 @@ class Prediction:
         )
 
     @cached_property
-    def _objects(self) -> list[postprocess.FoundObject]:
+    def _objects(self) -> list[FoundObject]:
         size = self.pixel_size
         pixel_size = (size.height, size.width) if size else None
         return postprocess.find_objects(self.mask, self.probability, pixel_size=pixel_size)
@@ -314,6 +312,13 @@ class Prediction:
             return imageio.decode_image(self.source, name=self.name)
         assert isinstance(self.source, Path), "whoever reduces an image knows its file"
         return imageio.read_image(self.source, page=self.page)
+
+
+def table_of(objects: Mapping[str, Sequence[FoundObject]], made: Mapping[str, object]) -> str:
+    """Give the objects of images by name as CSV, each with what `made` says of all."""
+    rows = [{"image": name, **one.as_row()} for name, some in objects.items() for one in some]
+    names = list(rows[0]) if rows else ["image", *_COLUMNS, "mean_probability"]
+    return csv_text(({**row, **made} for row in rows), [*names, *made])
 
 
 def _to_degrees(crs: str) -> Project | None:

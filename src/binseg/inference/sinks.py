@@ -29,6 +29,7 @@ from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress
 from binseg.report.rendering import Entry, write_predictions_page
 from binseg.shards import Shard
+from binseg.storage import remove_scraps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +237,8 @@ class FolderSink(Sink):
     def finish(self, options: PredictOptions, result: "PredictResult") -> None:
         """Join the COCO files and tables of all images in the folder; a shard notes its own."""
         if self._shard is None:
+            if self._resume:
+                remove_scraps(self.out)
             join_outputs(self.out, options.outputs)
             return
         known = self._shard.read(self.out) or {"entries": []}

@@ -9,6 +9,7 @@ file is one file for a runtime, with card, threshold, reference sample and proof
 """
 
 import base64
+import hashlib
 import importlib
 import io
 import json
@@ -279,7 +280,10 @@ def _open_ir(data: bytes) -> tuple[Compute, Facts]:
         if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
             raise ValueError("it holds packed files")
         network, weights, text = (archive.read(one) for one in _IR)
-    facts = Facts.of_text(parse_json(text))
+    told = parse_json(text)
+    if told["binseg.sha256"] != _hash_of(network, weights):  # a number of it may be a size
+        raise ValueError("its network isn't the one that was exported")
+    facts = Facts.of_text(told)
     _check_ports(*check_ir(network, weights, name="the file"), facts)
     compute, _ = by_openvino(network, weights, facts.proof.get("precision"), name="the file")
     return compute, facts
@@ -333,11 +337,16 @@ def ir_with_facts(data: bytes, text: Mapping[str, str]) -> bytes:
         path = Path(scratch) / "model.xml"
         openvino.save_model(model, path, compress_to_fp16=False)
         parts = (path.read_bytes(), path.with_suffix(".bin").read_bytes())
+    told = json.dumps({**text, "binseg.sha256": _hash_of(*parts)})
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in zip(_IR, (*parts, json.dumps(dict(text)).encode()), strict=True):
+        for name, content in zip(_IR, (*parts, told.encode()), strict=True):
             archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
     return buffer.getvalue()
+
+
+def _hash_of(network: bytes, weights: bytes) -> str:
+    return hashlib.sha256(network + weights).hexdigest()
 
 
 def by_onnxruntime(session: Any) -> Compute:

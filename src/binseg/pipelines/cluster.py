@@ -9,6 +9,7 @@ several workers is halved until the one image that does it is named.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -35,12 +36,14 @@ from binseg.pipelines.evaluate_model import evaluate
 from binseg.progress import SILENT, Progress, track
 from binseg.report.rendering import Entry, write_predictions_page
 from binseg.shards import Shard, read_shards
-from binseg.storage import held
+from binseg.storage import held, remove_scraps
 from binseg.types import Report
 
 BATCH_IMAGES, BATCH_BYTES = 32, 32_000_000  # Most that a worker is given
 _RUNS = 4  # Runs of bands for each worker: more even out, but each computes its first tiles twice
 _TRIES = 3  # Workers that may end during a batch before it is halved
+_RECONNECT_S = 60
+_NO_FAULT = "scheduler-connection-lost"  # of a batch, nor of its worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,7 @@ def predict_on(
                 everything += driver.huge(image)
             elif image.kind == "video":
                 everything += work([image])[0]
+    remove_scraps(sink.out)
     sink.finish(options, everything)
     return everything
 
@@ -189,7 +193,17 @@ class _Driver:
 
     @property
     def num_workers(self) -> int:
-        return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
+        """Count the workers, once there is a scheduler: a lost one may be started again."""
+        until = time.monotonic() + _RECONNECT_S
+        while time.monotonic() < until and self.client.status != "closed":
+            if self.client.status == "running":
+                with suppress(OSError):  # it went this very moment
+                    return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
+            time.sleep(0.2)
+        raise OutputError(
+            f"the Dask scheduler went away and did not come back within {_RECONNECT_S} s; start it "
+            "and run the command again with --resume"
+        )
 
     def huge(self, image: InputImage) -> PredictResult:
         stem = self.sink.out / image.relative.parent / image.stem
@@ -212,7 +226,7 @@ class _Driver:
     def results(self, work: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[Any]:
         """Give the results as they come; raises what the work does, and drops the rest then."""
         from distributed import wait
-        from distributed.client import FutureCancelledError
+        from distributed.client import FutureCancelledError, FuturesCancelledError
         from distributed.scheduler import KilledWorker
 
         todo: list[tuple[Any, int]] = []
@@ -226,12 +240,16 @@ class _Driver:
                     running[self.client.submit(work, batch, pure=False)] = batch, tried
                 if not running:
                     return
-                wait(list(running), return_when="FIRST_COMPLETED")
+                with suppress(FuturesCancelledError):  # each says why itself
+                    wait(list(running), return_when="FIRST_COMPLETED")
                 for future in [one for one in running if one.done()]:
                     batch, tried = running.pop(future)
                     try:
                         yield future.result()
-                    except (KilledWorker, FutureCancelledError):
+                    except (KilledWorker, FutureCancelledError) as lost:
+                        if getattr(lost, "reason", "") == _NO_FAULT:
+                            todo.append((batch, tried))
+                            continue
                         if len(batch) == 1 and tried >= _TRIES:
                             yield _given_up(batch[0])
                         middle = len(batch) // 2

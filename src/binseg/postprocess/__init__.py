@@ -10,6 +10,7 @@ from binseg.postprocess.found_objects import (
     coco,
     encode_rle,
     find_objects,
+    find_objects_in_bands,
     geojson,
     imagej_rois,
     kaggle_runs,

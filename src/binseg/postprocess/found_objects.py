@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import attrgetter
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
 
 from binseg.errors import UsageError, needing
-from binseg.postprocess.mask_cleaning import label_objects
+from binseg.postprocess.mask_cleaning import join_parts, label_objects
 from binseg.types import Mask, Probability
 
 Ring = Float[np.ndarray, "_ 2"]
@@ -67,38 +67,63 @@ def find_objects(
     unit: str = "um",
 ) -> list[FoundObject]:
     """List a mask's objects, with mean probabilities, and figures in `unit` by `pixel_size`."""
+    weights = None if probability_HW is None else iter([probability_HW])
+    return find_objects_in_bands(iter([mask_HW]), weights, pixel_size=pixel_size, unit=unit)
+
+
+def find_objects_in_bands(
+    bands: Iterator[Mask],
+    probabilities: Iterator[Probability] | None = None,
+    *,
+    pixel_size: tuple[float, float] | None = None,
+    unit: str = "um",
+) -> list[FoundObject]:
+    """List the objects of a mask that comes in bands from the top down; DataError for too many."""
     from scipy import ndimage
 
-    labels_HW, num = label_objects(mask_HW)
-    if num == 0:
-        return []
-    # Only foreground pixels are looked at: masks are mostly background.
-    rows, columns = np.nonzero(labels_HW)
-    of_pixel = labels_HW[rows, columns]
-    areas = np.bincount(of_pixel)[1:]
+    top, rows_of, boxes_of = 0, [np.zeros((0, 4))], [np.zeros((0, 4), np.int64)]
 
-    def mean(values: np.ndarray) -> list[float]:
-        means: list[float] = (np.bincount(of_pixel, weights=values)[1:] / areas).tolist()
-        return means
+    def measure(labels_HW: Int32[np.ndarray, "h W"], num: int) -> None:
+        nonlocal top
+        # Only foreground pixels are looked at: masks are mostly background.
+        rows, columns = np.nonzero(labels_HW)
+        of_pixel = labels_HW[rows, columns] - 1
+        weights = [np.ones(len(rows)), rows + (top + 0.5), columns + 0.5]
+        if probabilities is not None:
+            weights.append(next(probabilities)[rows, columns])
+        sums = [np.bincount(of_pixel, weights=one, minlength=num) for one in weights]
+        rows_of.append(np.stack([*sums, *[np.zeros(num)] * (4 - len(sums))], axis=1))
+        boxes = [
+            (top + down.start, across.start, top + down.stop, across.stop)
+            for down, across in ndimage.find_objects(labels_HW)
+        ]
+        boxes_of.append(np.array(boxes, np.int64).reshape(-1, 4))
+        top += len(labels_HW)
 
-    probabilities = [None] * num if probability_HW is None else mean(probability_HW[rows, columns])
-    boxes, middles = ndimage.find_objects(labels_HW), (mean(rows + 0.5), mean(columns + 0.5))
-    figures = zip(areas.tolist(), *middles, boxes, probabilities, strict=True)
+    of_part = join_parts(bands, measure).of_part
+    num = int(of_part.max()) + 1 if len(of_part) else 0
+    areas, *sums = (np.bincount(of_part, one, num) for one in np.concatenate(rows_of).T)
+    firsts, lasts = np.split(np.concatenate(boxes_of), 2, axis=1)
+    starts, ends = np.full((num, 2), np.iinfo(np.int64).max), np.zeros((num, 2), np.int64)
+    np.minimum.at(starts, of_part, firsts)
+    np.maximum.at(ends, of_part, lasts)
+    means = np.stack([one / areas for one in sums], axis=1).tolist()
+    figures = zip(areas.tolist(), means, starts.tolist(), (ends - starts).tolist(), strict=True)
     return [
         FoundObject(
             label=label,
-            area=area,
+            area=int(area),
             centroid_y=y,
             centroid_x=x,
-            top=down.start,
-            left=across.start,
-            height=down.stop - down.start,
-            width=across.stop - across.start,
-            mean_probability=probability,
+            top=start[0],
+            left=start[1],
+            height=size[0],
+            width=size[1],
+            mean_probability=None if probabilities is None else probability,
             pixel_size=pixel_size,
             unit=unit if pixel_size is not None else "",
         )
-        for label, (area, y, x, (down, across), probability) in enumerate(figures, start=1)
+        for label, (area, (y, x, probability), start, size) in enumerate(figures, start=1)
     ]
 
 

@@ -170,20 +170,56 @@ def _label(mask_HW: Mask, *, diagonal: bool) -> tuple[Int32[np.ndarray, "H W"], 
 
 def _chosen(bands: Bands, choose: Choose, *, diagonal: bool) -> Iterator[Bool[np.ndarray, "h W"]]:
     """Give the bands again with the chosen objects alone, joined across borders."""
+    areas: list[np.ndarray] = []
+
+    def measure(labels_HW: Int32[np.ndarray, "h W"], num: int) -> None:
+        areas.append(np.bincount(labels_HW.ravel(), minlength=num + 1)[1:])
+
+    joined = join_parts(bands(), measure, diagonal=diagonal)
+    if len(joined.of_part) == 0:
+        yield from bands()
+        return
+    area_of = np.bincount(joined.of_part, np.concatenate(areas)).astype(np.int64)
+    at_edge = np.bincount(joined.of_part, joined.at_edge) > 0
+    chosen = choose(area_of, at_edge)[joined.of_part]
+    for mask_HW, start, end in zip(bands(), joined.starts, joined.starts[1:], strict=False):
+        labels_HW, _ = _label(mask_HW, diagonal=diagonal)
+        yield np.concatenate([[False], chosen[start:end]])[labels_HW]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedParts:
+    """The parts of a mask's objects that its bands hold, numbered through all bands."""
+
+    starts: list[int]  # The number of each band's first part, and of all parts at the end
+    of_part: Int32[np.ndarray, " parts"]  # Each part's object, in the order of first pixels
+    at_edge: Bool[np.ndarray, " parts"]  # True where a part reaches the image's edge
+
+
+def join_parts(
+    bands: Iterator[Bool[np.ndarray, "h W"]],
+    measure: Callable[[Int32[np.ndarray, "h W"], int], None],
+    *,
+    diagonal: bool = True,
+) -> JoinedParts:
+    """Number the parts of objects in each band, and join those that touch across borders.
+
+    `measure` gets each band's numbers, from 1, and how many there are. DataError for too many.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    starts, areas, edges, pairs = [0], [], [], []
+    starts, edges, pairs = [0], [], []
     above_W: Int64[np.ndarray, " W"] | None = None
-    for mask_HW in bands():
+    for mask_HW in bands:
         labels_HW, num = _label(mask_HW, diagonal=diagonal)
         start = starts[-1]
         if start + num > _MOST_PARTS:
             raise DataError(
                 f"the mask falls into more than {_MOST_PARTS / 1e6:.0f} million pieces, too many "
-                "to clean up; choose another threshold, or leave the post-processing out"
+                "to clean up or list; choose another threshold, or leave that out"
             )
-        areas.append(np.bincount(labels_HW.ravel(), minlength=num + 1)[1:])
+        measure(labels_HW, num)
         edge = np.zeros(num + 1, np.bool_)
         edge[labels_HW[:, [0, -1]]] = True
         # The parts in the first and the last row, numbered through all bands; -1 for none.
@@ -199,19 +235,12 @@ def _chosen(bands: Bands, choose: Choose, *, diagonal: bool) -> Iterator[Bool[np
     if above_W is not None:  # the last row of the last band
         edges[-1][above_W[above_W >= 0] - starts[-2]] = True
     total = starts[-1]
-    if total == 0:
-        yield from bands()
-        return
     every = np.concatenate([np.zeros((0, 2), np.int64), *pairs])
     graph = coo_array((np.ones(len(every), np.bool_), (every[:, 0], every[:, 1])), (total, total))
     # Objects are numbered in the order of their first parts.
-    num, of_part = connected_components(graph, directed=False)
-    area_of = np.bincount(of_part, np.concatenate(areas)).astype(np.int64)
-    at_edge = np.bincount(of_part, np.concatenate(edges)) > 0
-    chosen = choose(area_of, at_edge)[of_part]
-    for mask_HW, start, end in zip(bands(), starts, starts[1:], strict=False):
-        labels_HW, _ = _label(mask_HW, diagonal=diagonal)
-        yield np.concatenate([[False], chosen[start:end]])[labels_HW]
+    of_part = connected_components(graph, directed=False)[1] if total else np.zeros(0, np.int32)
+    at_edge = np.concatenate([np.zeros(0, np.bool_), *edges])
+    return JoinedParts(starts=starts, of_part=of_part, at_edge=at_edge)
 
 
 def _touching(

@@ -1,6 +1,8 @@
 """Every way of saying no: a status, a stable code for programs, one plain sentence for people."""
 
+import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +17,9 @@ from starlette.responses import Response
 from binseg.errors import BinsegError, DataError, OutputError, UsageError
 
 LOG = logging.getLogger("uvicorn.error")
+_BETWEEN_S = 0.25  # Time between two answers that an image can't be read
+_SAVED_S = 5.0  # Turns of so many seconds that nobody took are given at once
+_LONGEST_DELAY_S = 10.0
 
 
 class ErrorFacts(BaseModel):
@@ -90,7 +95,18 @@ def refusal_of(error: Refusal | BinsegError) -> Refusal:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Make every failure of an application a refusal."""
+    """Make every failure of an application a refusal.
+
+    Those of unreadable images come one after the other, so that loops of them starve nobody.
+    """
+    next_turn = 0.0
+
+    async def wait_for_turn() -> None:
+        nonlocal next_turn
+        now = time.monotonic()
+        turn = min(max(now - _SAVED_S, next_turn), now + _LONGEST_DELAY_S)
+        next_turn = turn + _BETWEEN_S
+        await asyncio.sleep(max(0.0, turn - now))
 
     async def refuse(_: Request, error: Exception) -> Response:
         match error:
@@ -98,6 +114,8 @@ def add_handlers(app: FastAPI) -> None:
                 refusal = refusal_of(error)
                 if refusal is not error and refusal.status >= 500:
                     LOG.error("%s", " ".join(str(error).split()))
+                if refusal.code == "unreadable_image":
+                    await wait_for_turn()
                 return refusal.response()
             case RequestValidationError():
                 problems = "; ".join(
