@@ -411,6 +411,7 @@ def measure_errors(
         promised = float(expected_dice(signs(one.probability, one.mask)[None], ())[0])
         return compare_mask(
             str(place),
+            image_HWC=rows[place].image,
             probability_HW=one.probability,
             model_HW=one.mask,
             mask_HW=mask,

@@ -43,6 +43,7 @@ def planted(kind: str) -> list[Contradiction]:
     for seed in range(NUM):
         truth_HW, discs = cells(seed)
         probability_HW = probability_of(truth_HW, seed + 1000)
+        image_HWC = 40 + 150 * np.repeat(truth_HW[:, :, None], 3, axis=2).astype(np.uint8)
         mask_HW = truth_HW
         if seed < 3:
             mask_HW = {
@@ -55,6 +56,7 @@ def planted(kind: str) -> list[Contradiction]:
         found.append(
             compare_mask(
                 str(seed),
+                image_HWC=image_HWC,
                 probability_HW=probability_HW,
                 model_HW=probability_HW > 0.5,
                 mask_HW=mask_HW,

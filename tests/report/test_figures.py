@@ -56,7 +56,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         kept.append(drawn_figure)
         original(drawn_figure, path)
 
-    for module in ("plots", "gallery"):
+    for module in ("plots", "overlay"):
         monkeypatch.setattr(f"binseg.report.{module}.save_figure", keep)
     return kept
 

@@ -175,6 +175,7 @@ def contradictions(
             made = of_image[record.id].predict(sample.image_HWC)
             expected = float(expected_dice(signs(made.probability, made.mask)[None], ())[0])
             compared: Any = {"mask_HW": sample.mask_HW, "valid_HW": sample.valid_HW}
+            compared |= {"image_HWC": sample.image_HWC}
             compared |= {"probability_HW": made.probability, "model_HW": made.mask}
             expected = made.quality.expected_dice if made.quality else expected
             found.append(compare_mask(record.id, expected_dice=expected, **compared))
