@@ -57,7 +57,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         original(drawn_figure, path)
 
     for module in ("plots", "overlay"):
-        monkeypatch.setattr(f"binseg.report.{module}.save_figure", keep)
+        # By the module itself: in the package, `overlay` is the function.
+        monkeypatch.setattr(sys.modules[f"binseg.report.{module}"], "save_figure", keep)
     return kept
 
 
