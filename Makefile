@@ -35,14 +35,16 @@ test: .venv/.dev   ## the quick tests
 slow: .venv/.dev   ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 -m slow
 
-lint: .venv/.dev   ## style, complexity, types, import layers and the size of everything
+lint: .venv/.dev   ## style, complexity, types, import layers, prose and the size of everything
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/proselint check --config docs/proselint.json *.md docs/*.md docs/*/*.md
 	$(BIN)/python -m pytest -q tests/test_house.py
 
-docs: .venv/.dev   ## the documentation, without warnings
+docs: .venv/.dev   ## the documentation, without warnings, and its notebook run
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m pytest -q -m slow tests/test_tutorial.py
 	$(BIN)/sphinx-build -n -W --keep-going -q docs docs/_build/html
 
 check: lint test docs  ## everything that must hold before a change lands

@@ -11,6 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SHORT = {
     "averages": ("", r"mean over images +0\.\d+[\s\S]*mean over batches, 64 +0\.\d+"),
+    "cluster": (
+        "--images 300 --workers 2 --kills 2 --schedulers 1",
+        r"300 images on 2 workers: [\s\S]* all masks equal",
+    ),
     "doctor": ("--images 120", r"found 20 of 20"),
     "families": (
         "dots,num=3,size=48 --out made",

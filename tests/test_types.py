@@ -65,7 +65,7 @@ def test_a_report_shows_itself_as_a_table_with_its_rules() -> None:
         notes=("empty means 1",),
     )
     html = report._repr_html_()
-    assert "0.7500" in html
+    assert "mean dice 0.7500 at original size" in html
     assert "border: foreground" in html
     assert "empty means 1" in html
     assert "test &lt;split&gt;" in html

@@ -359,18 +359,21 @@ class Report:
         empty = f" ({self.num_empty_truth} without an object)" if self.num_empty_truth else ""
         return f"{len(self.images)}{empty}"
 
-    def __repr__(self) -> str:
-        """Show the headline: a report of a thousand images has megabytes of figures."""
-        if self.is_empty:
-            return f"<Report {self.title!r}: images: {self._shape}: nothing to score>"
+    @property
+    def _headline(self) -> str:
         names = [name for name in ("dice", "iou") if name in self.mean["original"]]
         found = self.intervals.get("mean", {}).get("original", {})
         told = ", ".join(
             f"mean {name} {self.mean['original'][name]:.4f} {found.get(name) or ''}".rstrip()
             for name in names
         )
-        seen = f"{told} at original size, images: {self._shape}"
-        return f"<Report {self.title!r}: {seen}, threshold {self.threshold:.3f}>"
+        return f"{told} at original size, images: {self._shape}, threshold {self.threshold:.3f}"
+
+    def __repr__(self) -> str:
+        """Show the headline: a report of a thousand images has megabytes of figures."""
+        if self.is_empty:
+            return f"<Report {self.title!r}: images: {self._shape}: nothing to score>"
+        return f"<Report {self.title!r}: {self._headline}>"
 
     def _repr_html_(self) -> str:
         """Show the averages as a table in notebooks, with the rules folded below it."""
@@ -384,8 +387,7 @@ class Report:
                 rows += f"<tr><th>{label}, {size} size</th>{cells}</tr>"
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         return (
-            f"<p><b>{escape(self.title)}</b>: images: {self._shape}, threshold "
-            f"{self.threshold:.3f}, border: {escape(self.border)}</p>"
+            f"<p><b>{escape(self.title)}</b>: {self._headline}, border: {escape(self.border)}</p>"
             f"<table><tr><th></th>{head}</tr>{rows}</table>"
             f"<details><summary>Rules</summary><ul>{notes}</ul></details>"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -41,6 +42,8 @@ MISTAKES = (
     ("Grey masks", "train grey --recipe demo --out runs/new"),
     ("Masks of several classes", "train classes --recipe demo --out runs/new"),
     ("Masks that are all black", "train black --recipe demo --out runs/new"),
+    ("Not a number in a mask", "train nan --recipe demo --out runs/new"),
+    ("Masks with palettes that differ", "train voc --recipe demo --out runs/new"),
     ("A file that is no data set", "check notes.txt"),
     ("An empty folder", "check nothing"),
     ("A single image", "train single --recipe demo --out runs/new"),
@@ -58,10 +61,12 @@ MISTAKES = (
     ("Going on with nothing", "train --resume runs/none"),
     ("An unknown split", "evaluate runs/first my_folder --split tset"),
     ("A misspelt run", "evaluate runs/frist my_folder"),
+    ("Data that have moved", "evaluate runs/moved"),
     ("No images to predict", "predict runs/first"),
     ("A threshold above 1", "predict runs/first photo.png --threshold 2"),
     ("A mask that is there already", "predict runs/first photo.png --out done"),
     ("An image that is none", "predict runs/first broken.png --out new"),
+    ("A map without an EPSG code", "predict runs/first map.tif --geojson --out new"),
     ("A bundle of another ending", "pack runs/first --out model.tar"),
     ("A misspelt verb", "trian my_folder"),
 )
@@ -108,12 +113,43 @@ def lay_out(here: Path) -> None:
     _repaint(_folder(here / "grey"), steps % 256)
     _repaint(_folder(here / "classes"), steps % 4)
     _repaint(_folder(here / "black"), np.zeros((40, 48)))
+    nan = _folder(here / "nan")
+    for path in (nan / "masks").iterdir():
+        np.save(
+            path.with_suffix(".npy"), np.where(steps > 900, 1, np.nan if "3" in path.name else 0)
+        )
+        path.unlink()
+    _voc(here / "voc")
+    _map(here / "map.tif")
     (here / "nothing").mkdir()
     (here / "notes.txt").write_text("seen", "utf-8")
     (here / "broken.png").write_text("no image", "utf-8")
     shutil.copy(data / "images" / "0.png", here / "photo.png")
     _save(here / "done" / "photo.png", np.zeros((40, 48)))
-    shutil.unpack_archive(default_bundle_path(), here / "runs" / "first" / "bundle")
+    for name in ("first", "moved"):
+        shutil.unpack_archive(default_bundle_path(), here / "runs" / name / "bundle")
+    (here / "runs" / "moved" / "recipe.yaml").write_text("data: {path: cells}", "utf-8")
+    (here / "runs" / "moved" / "split.csv").write_text("id,split\n", "utf-8")
+
+
+def _voc(home: Path) -> None:
+    """Write Pascal VOC's layout, with another palette in one of the masks."""
+    data = _folder(home)
+    (data / "images").rename(home / "JPEGImages")
+    (data / "masks").rename(home / "SegmentationClass")
+    for path in (home / "SegmentationClass").iterdir():
+        with Image.open(path) as image:
+            one = Image.fromarray(np.asarray(image) // 255)
+        one.putpalette([0, 0, 0, 200, 10, 99 if path.stem == "3" else 30])
+        one.save(path)
+
+
+def _map(path: Path) -> None:
+    """Write a GeoTIFF whose projection its author made up."""
+    keys = (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32767)
+    tags = [(33550, 12, 3, (1.0, 1.0, 0.0), True), (33922, 12, 6, (0.0,) * 6, True)]
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    tifffile.imwrite(path, pixels, extratags=[*tags, (34735, 3, len(keys), keys, True)])
 
 
 def _files() -> dict[Path, object]:

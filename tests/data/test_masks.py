@@ -207,8 +207,21 @@ def test_all_empty_masks_are_refused(of_masks: Callable[..., list[Record]]) -> N
     """A data set without any foreground can't be learnt, and wrong options show alike."""
     with pytest.raises(DataError, match="all 2 masks are empty: they hold only 0;"):
         detect_rule(of_masks(values(0), values(0)), DataConfig())
-    with pytest.raises(DataError, match="hold only 0, 255, read as 1 foreground"):
+    with pytest.raises(DataError, match="it holds only 0, 255, read as 1 foreground"):
         detect_rule(of_masks(values(0, 255)), DataConfig(foreground=[1]))
+
+
+def test_palettes_that_differ_are_named(tmp_path: Path) -> None:
+    """Indices that the layout names need no palette like VOC's; colours say which file is odd."""
+    records = []
+    for number, red in enumerate((90, 90, 91)):
+        image = Image.fromarray(values(0, 1))
+        image.putpalette([0, 0, 0, red, 10, 20])
+        image.save(path := tmp_path / f"{number}.png")
+        records.append(Record(id=str(number), image_path=path, mask_path=path))
+    assert detect_rule(records[:2], DataConfig(foreground=[1, 2, 3])).read_as == "indices"
+    with pytest.raises(DataError, match=r"palettes have .*\(0x5B0A14 is in 2.png\)"):
+        detect_rule(records, DataConfig(foreground=[1, 2, 3]))
 
 
 def test_rare_foreground_is_found(of_masks: Callable[..., list[Record]]) -> None:

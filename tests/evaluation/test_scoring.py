@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import binseg
-from binseg.config import DataConfig
+from binseg.config import DataConfig, load_recipe
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.errors import DataError, UsageError
@@ -132,6 +132,22 @@ def test_training_images_never_test(trained: Path, origin: Origin, tmp_path: Pat
     assert {r.id for r in chosen.records} == tested | ({"new"} if "disc000" in tested else set())
     chosen = choose_data(data_config(origin, data), split=splits["disc000"] or "all", origin=origin)
     assert "new" in {r.id for r in chosen.records}
+
+
+def test_a_runs_images_are_found_from_anywhere(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path counts from the folder in which training began; lost data is asked for."""
+    run = RunFolder(path=tmp_path / "runs" / "first")
+    run.path.mkdir(parents=True)
+    recipe = load_recipe(sections={"data": {"path": "cells"}})
+    monkeypatch.setattr(Origin, "recipe", lambda _: recipe)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="trained on cells, which isn't here; say where"):
+        data_config(replace(origin, run=run))
+    (tmp_path / "cells").mkdir()
+    assert data_config(replace(origin, run=run)).path == str(tmp_path / "cells")
 
 
 def test_strange_data_tests(origin: Origin, write_discs: Write, tmp_path: Path) -> None:

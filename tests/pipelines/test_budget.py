@@ -7,6 +7,7 @@ import pytest
 
 from binseg.autoconfig import Fingerprint, Machine
 from binseg.config import Recipe, load_recipe
+from binseg.evaluation.learning_quality import NUM_USUAL
 from binseg.pipelines.budget import (
     EXPECTED_CLOSING,
     OPENING,
@@ -41,9 +42,10 @@ def facts(photos: Fingerprint) -> Fingerprint:
 
 
 def steps(seconds: float, facts: Fingerprint, *, read: int) -> float:
-    """What is left without opening, closing, and reading and comparing so many images."""
+    """What is left without opening, closing, reading and comparing so many, and judging 60."""
     own = facts.height[1] * facts.width[1] / 1e6
-    return seconds - OPENING - EXPECTED_CLOSING - (0.04 * own + 0.006) * read
+    judging = 0.65 * NUM_USUAL * 0.04 * 1.2
+    return seconds - OPENING - EXPECTED_CLOSING - (0.04 * own + 0.006) * read - judging
 
 
 def test_a_budget_is_what_it_takes(make: Make, facts: Fingerprint, machine: Machine) -> None:
@@ -72,17 +74,18 @@ def test_part_of_the_images_an_epoch(make: Make, facts: Fingerprint, machine: Ma
 
 def test_patches_cover_the_images(make: Make, facts: Fingerprint, machine: Machine) -> None:
     """480x640 pixels are 7.68 patches of 200x200."""
-    seconds = expected_seconds(make("tile"), facts, machine)
-    assert steps(seconds, facts, read=1000) == pytest.approx(7.68 * 480, rel=1e-3)
+    seconds = expected_seconds(make("tile", epochs=20), facts, machine)
+    more = seconds - expected_seconds(make("tile"), facts, machine)
+    assert more == pytest.approx(7.68 * 480, rel=1e-3)
 
 
 def test_validation_and_scores(make: Make, facts: Fingerprint, machine: Machine) -> None:
-    """Each epoch validates 100 inputs; the end predicts 248, and measures 100 images."""
+    """Each epoch validates 100 inputs; the end predicts 348, and measures 100 images."""
     judged = replace(facts, num_val=100)
     recipe = make()
     more = expected_seconds(recipe, judged, machine) - expected_seconds(recipe, facts, machine)
-    assert num_predictions(recipe, 100) == 248
-    validating, predicting = 0.3 * 1000 * 0.04 * 1.2, 0.65 * 248 * 0.04 * 1.2
+    assert num_predictions(recipe, 100, 1000) == 348
+    validating, predicting = 0.3 * 1000 * 0.04 * 1.2, 0.65 * (348 - NUM_USUAL) * 0.04 * 1.2
     own = 100 * (0.3072 * (0.12 + 0.04) + 0.006)
     assert more == pytest.approx(validating + predicting + own)
 
@@ -92,43 +95,52 @@ def test_each_step_has_its_own_cost(make: Make, facts: Fingerprint, machine: Mac
     recipe, judged = make(), replace(facts, num_val=100)
     slow = replace(machine, seconds_per_step={"unet": 0.5})
     more = expected_seconds(recipe, judged, slow) - expected_seconds(recipe, judged, machine)
-    assert more == pytest.approx(0.5 * (630 + 0.2 * 248))
+    assert more == pytest.approx(0.5 * (630 + 0.2 * 348))
 
 
 @pytest.mark.parametrize(
     ("tta", "orientation", "num"),
     [
-        ("none", "any", 248),
-        ("horizontal", "upright", 496),
-        ("all", "any", 992),
-        ("tune", "upright", 496 + 3 * 64),
-        ("tune", "any", 992 + 5 * 64),
-        ("tune", "fixed", 248),
+        ("none", "any", 348),
+        ("horizontal", "upright", 696),
+        ("all", "any", 1392),
+        ("tune", "upright", 696 + 3 * 64),
+        ("tune", "any", 1392 + 5 * 64),
+        ("tune", "fixed", 348),
     ],
 )
 def test_mirror_images_are_counted(make: Make, tta: str, orientation: str, num: int) -> None:
     """Tried on 64 images, and if all help, predicted for every image."""
     recipe = make(tta=tta)
     augment = recipe.augment.model_copy(update={"preset": "medium", "orientation": orientation})
-    assert num_predictions(recipe.model_copy(update={"augment": augment}), 100) == num
+    turned = recipe.model_copy(update={"augment": augment})
+    assert num_predictions(turned, 100, 1000) == num
+
+
+def test_training_images_help_few_to_say_what_is_usual(make: Make) -> None:
+    """10 images validate: thrice, and 50 others are judged; where there are only 20, those."""
+    assert num_predictions(make(), 10, 1000) == 3 * 10 + 10 + (NUM_USUAL - 10)
+    assert num_predictions(make(), 10, 20) == 3 * 10 + 10 + 20
 
 
 @pytest.mark.parametrize(
     ("left", "kept"),
     [
         (2000.0, ("tune", "tune")),
-        (500.0, ("none", "tune")),
-        (300.0, ("none", "none")),
+        (600.0, ("none", "tune")),
+        (400.0, ("none", "none")),
         (-20.0, ("none", "none")),
     ],
 )
 def test_trials_end_where_the_clock_says_so(make: Make, left: float, kept: tuple[str, str]) -> None:
-    """100 images: 1,192 s with tta in 4 passes, 438 s without, 238 s without corrections, too."""
+    """100 images: 1,932 s with tta in 4 passes, 568 s without, 368 s without corrections, too."""
     recipe = make(tta="tune", postprocess="tune")
     augment = recipe.augment.model_copy(update={"preset": "medium", "orientation": "any"})
     recipe = recipe.model_copy(update={"augment": augment})
-    ending = Ending(num=100, predicting=1.0, measuring=0.14, cleaning=2.0, closing=6.0)
-    assert ending.seconds(recipe) == pytest.approx(992 + 5 * 64 + 14 + 200 + 6)
+    ending = Ending(
+        num=100, num_train=900, predicting=1.0, measuring=0.14, cleaning=2.0, closing=6.0
+    )
+    assert ending.seconds(recipe) == pytest.approx(1392 + 5 * 64 + 14 + 200 + 6)
     found = within_time(recipe, ending, left, SILENT).train
     assert (found.tta, found.postprocess) == kept
 
@@ -136,7 +148,9 @@ def test_trials_end_where_the_clock_says_so(make: Make, left: float, kept: tuple
 def test_asked_for_tta_is_never_given_up(make: Make) -> None:
     """Only what is tried can be left out; who gives a setting gets it."""
     recipe = make(tta="all", postprocess="none")
-    ending = Ending(num=100, predicting=1.0, measuring=0.1, cleaning=2.0, closing=6.0)
+    ending = Ending(
+        num=100, num_train=900, predicting=1.0, measuring=0.1, cleaning=2.0, closing=6.0
+    )
     assert within_time(recipe, ending, 0.0, SILENT) == recipe
 
 

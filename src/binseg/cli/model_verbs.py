@@ -208,7 +208,8 @@ def export(
         ),
     ] = "uint8",
     max_dice_change: Annotated[
-        float | None, option("Largest change of Dice by int8, instead of 0.003.", "SHARE")
+        float | None,
+        option("Largest change of Dice that int8 may cause; 0.003 if left out.", "SHARE"),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -233,7 +234,7 @@ def verify(
     *,
     path: Annotated[Path, argument("A run, a bundle, or a file of `binseg export`.", "MODEL")],
     trust_code: Annotated[
-        bool, option("Open a .pt2 file, which may run code: one that you made.")
+        bool, option("Open a .pt2 file, which may run code: trust its maker.")
     ] = False,
     json_: Json = False,
 ) -> None:

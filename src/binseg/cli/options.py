@@ -35,8 +35,7 @@ Border = Annotated[
 Budget = Annotated[
     str | None,
     option(
-        "Time for the whole run: 20m, 2h, 2m30s, or none for as long as it takes. By default a "
-        "plan takes 20m, unless a number of epochs is given.",
+        "Time for the whole run: 20m, 2h, 2m30s, or none; 20m for a plan unless epochs are given.",
         "TIME",
     ),
 ]
@@ -50,13 +49,12 @@ From = Annotated[
 BatchSize = Annotated[int | None, option("Images a step.")]
 Model = Annotated[str | None, option("A name of `binseg models`.", "NAME")]
 InputsAtOnce = Annotated[int, option("Inputs computed at once.", min=1)]
+Host = Annotated[str, option("Address to listen on; 0.0.0.0 lets other devices in.")]
 Download = Annotated[bool, option("Download Oxford-IIIT Pet (800 MB) into --data if it is absent.")]
 TTAOption = Annotated[
     str | None,
     option(
-        "Average over flips of the image: none, horizontal (2x the time) or all (4x); by "
-        "default as stored in the model.",
-        "KIND",
+        "Average over flips: none, horizontal (2x time), all (4x); default: the model's.", "KIND"
     ),
 ]
 With = Annotated[
@@ -80,8 +78,6 @@ ShardOption = Annotated[
     ),
 ]
 Size = Annotated[int | None, option("Height and width of the model's input.")]
-
-
 TokenFile = Annotated[
     Path | None,
     option("Requests must carry the token in this file (or in $BINSEG_TOKEN).", "FILE"),

@@ -45,18 +45,16 @@ def predict(
     ] = None,
     out: Annotated[Path, option("Folder for the masks.", "FOLDER")] = Path("masks"),
     overlay: Annotated[bool, option("Also the image with the mask drawn over it.")] = False,
-    cutout: Annotated[bool, option("Also the object alone, on transparent ground.")] = False,
+    cutout: Annotated[bool, option("Also the object alone, on a transparent background.")] = False,
     probability: Annotated[bool, option("Also the probabilities, as 32-bit TIFF.")] = False,
-    geojson: Annotated[bool, option("Also outlines; on the map where the image tells.")] = False,
+    geojson: Annotated[bool, option("Also outlines, in map coordinates where known.")] = False,
     coco: Annotated[bool, option("Also COCO annotations (polygons, run lengths).")] = False,
     table: Annotated[bool, option("Also a CSV with a line for each object.")] = False,
     labels: Annotated[bool, option("Also numbered objects, as TIFF.")] = False,
     rois: Annotated[bool, option("Also the objects' outlines for ImageJ's ROI Manager.")] = False,
     kaggle: Annotated[bool, option("Also run lengths, as Kaggle's CSV.")] = False,
-    tiff: Annotated[bool, option("Masks as TIFF, with the image's georeference.")] = False,
-    threshold: Annotated[
-        float | None, option("Probability above which a pixel is foreground.")
-    ] = None,
+    tiff: Annotated[bool, option("Masks as TIFF that keep pixel size and georeference.")] = False,
+    threshold: Annotated[float | None, option("Foreground is above this probability.")] = None,
     min_area: Annotated[int | None, option("Remove smaller objects.", "PIXELS")] = None,
     fill_holes: Annotated[int | None, option("Fill holes up to this size.", "PIXELS")] = None,
     largest_only: Annotated[
@@ -66,46 +64,28 @@ def predict(
     separate: Annotated[
         bool | None, typer.Option("--separate", help="Cut objects apart that touch.")
     ] = None,
-    no_postprocess: Annotated[
-        bool, option("Leave out the post-processing the model brings.")
-    ] = False,
+    no_postprocess: Annotated[bool, option("Skip the model's own post-processing.")] = False,
     tolerance: Annotated[float, option("Simplify outlines by up to this.", "PIXELS")] = 0.0,
-    crop: Annotated[int | None, option("Cut-outs end so far around the object.", "PIXELS")] = None,
+    crop: Annotated[int | None, option("Margin around the object in cut-outs.", "PIXELS")] = None,
     background: Annotated[
         str | None, option("Colour that cut-outs lie on: white, #f0f0f0, ...", "COLOUR")
     ] = None,
     overwrite: Annotated[bool, option("Replace masks of an earlier run.")] = False,
     resume: Annotated[bool, option("Leave out images that have their masks already.")] = False,
-    report: Annotated[
-        bool, option("Also a page of all images, report.html, and a table, summary.csv.")
-    ] = False,
-    strict: Annotated[
-        bool, option("Exit with 1 where an image is unlike the training data.")
-    ] = False,
+    report: Annotated[bool, option("Also report.html and summary.csv of all images.")] = False,
+    strict: Annotated[bool, option("Exit with 1 for images unlike the training data.")] = False,
     shard: opt.ShardOption = None,
-    workers: Annotated[
-        int, option("Processes of a Dask cluster on this machine.", "NUMBER", min=0)
-    ] = 0,
-    scheduler: Annotated[
-        str, option("The Dask cluster to work on: tcp://host:8786.", "ADDRESS")
-    ] = "",
+    workers: Annotated[int, option("Processes of a local Dask cluster.", "NUMBER", min=0)] = 0,
+    scheduler: Annotated[str, option("A Dask cluster: tcp://host:8786.", "ADDRESS")] = "",
     watch: Annotated[bool, option("Go on with what comes into the folder, until Ctrl-C.")] = False,
     scale: Annotated[
-        float,
-        option(
-            "Models of tiles: resize images by this first (0.5: pixels half as large as "
-            "those it learnt from).",
-            "FACTOR",
-        ),
+        float, option("Tiled models: resize images by this (0.5: pixels half as large).", "FACTOR")
     ] = 1.0,
     pixel_size: Annotated[
-        float | None,
-        option("Models of tiles: pixels are this wide, where files don't tell.", "MICROMETRES"),
+        float | None, option("Tiled models: a pixel's width, if files lack it.", "MICROMETRES")
     ] = None,
-    tile: Annotated[int | None, option("Models of tiles: their size.", "PIXELS")] = None,
-    overlap: Annotated[
-        float | None, option("Models of tiles: shared part of a tile.", "SHARE")
-    ] = None,
+    tile: Annotated[int | None, option("Tiled models: size of a tile.", "PIXELS")] = None,
+    overlap: Annotated[float | None, option("Tiled models: overlap of tiles.", "SHARE")] = None,
     batch_size: opt.InputsAtOnce = 8,
     with_: opt.With = None,
     tta: opt.TTAOption = None,
@@ -256,7 +236,7 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
     if inputs == [PIPE]:
         shown = [name for name in options.outputs if name in {"overlay", "cutout"}]
         if len(shown) + ("--json" in flags) > 1:
-            told = "stdout has room for one answer; give one of --overlay, --cutout, --json"
+            told = "stdout takes one output; give one of --overlay, --cutout, --json"
             raise UsageError(told)
         if set(options.outputs) - {"overlay", "cutout"}:
             raise UsageError(
@@ -264,7 +244,7 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
                 "name a file for other answers"
             )
         if useless := [name for name in flags if name != "--json"]:
-            raise UsageError(f"{useless[0]} is for files; - answers on stdout")
+            raise UsageError(f"{useless[0]} is for files; - writes to stdout")
     _check_shared(inputs, flags)
     if "--watch" in flags:
         if len(inputs) > 1:

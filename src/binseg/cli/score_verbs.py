@@ -44,15 +44,9 @@ def evaluate(
     ] = None,
     tolerance: Annotated[
         float | None,
-        option(
-            "How far an outline may be off for boundary F1: pixels, or mm with --spacing; 2 "
-            "pixels if left out.",
-            "DISTANCE",
-        ),
+        option("Largest error of an outline in boundary F1: 2 pixels if left out.", "DISTANCE"),
     ] = None,
-    spacing: Annotated[
-        float | None, option("Millimetres per pixel; distances in mm.", "MM")
-    ] = None,
+    spacing: Annotated[float | None, option("Millimetres a pixel: distances in mm.", "MM")] = None,
     border: opt.Border = None,
     set_: Annotated[
         list[str] | None,
@@ -61,8 +55,8 @@ def evaluate(
     guarantee: Annotated[
         list[str] | None,
         option(
-            "Instead of scoring, choose the threshold that keeps recall, fpr or dice on new images "
-            "(95% sure), by the validation images, and note it on the card (repeatable).",
+            "Don't score: by validation, note on the card a threshold that keeps recall, fpr or "
+            "dice on new images (95% sure; repeatable).",
             "SCORE=VALUE",
         ),
     ] = None,
@@ -227,7 +221,7 @@ def compare(
 def demo(
     context: typer.Context,
     *,
-    out: Annotated[Path, option("Folder for everything it makes.", "FOLDER")] = Path("runs/demo"),
+    out: Annotated[Path, option("Folder for the results.", "FOLDER")] = Path("runs/demo"),
     json_: opt.Json = False,
 ) -> None:
     """Train a small model on synthetic images, score it, and set Otsu's method beside it.

@@ -232,7 +232,7 @@ def check_tables(result: "CheckResult", *, everything: bool = False) -> list[obj
     nums: Counter[str] = Counter(finding.severity for finding in result.findings)
     told = ", ".join(f"{nums[one]} {one}{'s' * (nums[one] > 1)}" for one in STYLES if nums[one])
     more = [f"and {hidden} more notes: --verbose or --html FILE shows them"] if hidden else []
-    meaning = "it must be put right" if nums["error"] else "it can be trained on"
+    meaning = "fix what is wrong before training" if nums["error"] else "ready to train"
     return [*items, findings, *more, *look, f"verdict: {told}; {meaning}"]
 
 

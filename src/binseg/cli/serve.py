@@ -28,22 +28,16 @@ def serve(
     *,
     runs: Annotated[
         list[Path] | None,
-        argument(
-            "Folders of runs, or bundles (folder or .zip), the first being the default (left "
-            "out: the built-in model of cats and dogs).",
-            "RUN",
-        ),
+        argument("Runs or bundles, the default first; the model of cats and dogs if none.", "RUN"),
     ] = None,
     demo: Annotated[bool, option("Serve the model that `make demo` makes.")] = False,
-    host: Annotated[
-        str, option("Address to listen on; 0.0.0.0 lets other machines in.")
-    ] = "127.0.0.1",
+    host: opt.Host = "127.0.0.1",
     port: Annotated[int, option("Port; 0 takes a free one.")] = 8000,
     open_: Annotated[bool, option("Open the page in a browser.")] = False,
     token_file: opt.TokenFile = None,
     allow_host: Annotated[
         list[str] | None,
-        option("A name by which the server is called too, as behind a proxy (repeatable).", "NAME"),
+        option("Another name that the server answers to, as behind a proxy (repeatable).", "NAME"),
     ] = None,
     cors: Annotated[
         list[str] | None,
@@ -54,10 +48,10 @@ def serve(
     max_job_bytes: Annotated[float, option("Largest file of a job, in MB.", "MB")] = 4000,
     max_jobs_bytes: Annotated[float, option("All jobs on disk together, in MB.", "MB")] = 20_000,
     max_seconds: Annotated[float, option("Longest time for an answer.", "S")] = 60,
-    queue: Annotated[int, option("Predictions in work or waiting.", "N")] = 32,
+    queue: Annotated[int, option("Predictions running or waiting.", "N")] = 32,
     workers: Annotated[int, option("Images decoded or encoded at once.", "N")] = 8,
     batch_size: opt.InputsAtOnce = 8,
-    state: Annotated[Path | None, option("Where jobs are kept over a restart.", "FOLDER")] = None,
+    state: Annotated[Path | None, option("Keeps jobs across restarts.", "FOLDER")] = None,
     device: opt.Device = None,
     backend: opt.Backend = "auto",
     precision: opt.Precision = "auto",
@@ -151,7 +145,7 @@ def run_server(
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
     if not is_loopback(host) and where["access"].token is None:
-        message(f"binseg {verb}: no token is asked for: whoever reaches this address may {may}")
+        message(f"binseg {verb}: no token is required: anyone who reaches this address may {may}")
     Server(service, started=started, **where).run()
 
 
@@ -226,10 +220,8 @@ def label(
         list[int] | None,
         option("Value of pixels not labelled yet in such masks (repeatable).", "VALUE"),
     ] = None,
-    cold: Annotated[
-        bool, option("Train no network beside: for machines with little to spare.")
-    ] = False,
-    host: Annotated[str, option("Address to listen on; 0.0.0.0 lets a tablet in.")] = "127.0.0.1",
+    cold: Annotated[bool, option("Train no network in the background: for slow machines.")] = False,
+    host: opt.Host = "127.0.0.1",
     port: Annotated[int, option("Port; 0 takes a free one.")] = 8001,
     no_open: Annotated[bool, option("Open no page in a browser.")] = False,
     token_file: opt.TokenFile = None,
@@ -285,7 +277,7 @@ def suggest(
     *,
     place: opt.Place = None,
     data: opt.Data = None,
-    model: Annotated[Path | None, option("A run or bundle that looks at them.", "RUN")] = None,
+    model: Annotated[Path | None, option("The run or bundle that ranks them.", "RUN")] = None,
     num: Annotated[int, option("Images to name.", min=1)] = 20,
     seed: Annotated[int, option("Decides every random choice.")] = 0,
     json_: opt.Json = False,
@@ -301,7 +293,7 @@ def suggest(
 
     data = opt.needed_data(place, data, verb="suggest")
     if model is None:
-        raise UsageError("which model looks at them? Give --model RUN")
+        raise UsageError("which model ranks them? Give --model RUN")
 
     ranked = run(data, model=model, seed=seed, progress=progress_of(context))
     if json_:

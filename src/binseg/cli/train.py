@@ -87,7 +87,7 @@ def train(
     model: opt.Model = None,
     encoder: Annotated[str | None, option("An encoder of `binseg encoders`.", "NAME")] = None,
     decoder: Annotated[
-        str | None, option("unet, fpn, mlp, ...: any goes with any.", "NAME")
+        str | None, option("unet, fpn, mlp, ...: any goes with any encoder.", "NAME")
     ] = None,
     epochs: Annotated[int | None, option("Passes over the data.")] = None,
     batch_size: opt.BatchSize = None,
@@ -95,18 +95,14 @@ def train(
     size: opt.Size = None,
     encoder_weights: Annotated[
         str | None,
-        option(
-            "Weights to start the encoder from: imagenet, a file, an address, or none. A plan "
-            "takes imagenet where the weights are on this machine.",
-            "NAME",
-        ),
+        option("Start the encoder from imagenet, a file, an address, or none of them.", "NAME"),
     ] = None,
     from_: opt.From = None,
     border: opt.Border = None,
     device: opt.Device = None,
     devices: Annotated[
         str | None,
-        option("Processes that share each batch: so many GPUs, or auto for all of them.", "N"),
+        option("Processes that share each batch: a number of GPUs, or auto for all.", "N"),
     ] = None,
     num_nodes: Annotated[int | None, option("Machines that share each batch.", "M")] = None,
     seed: opt.Seed = None,
@@ -121,7 +117,7 @@ def train(
     budget: opt.Budget = None,
     checkpoint_every: Annotated[
         float | None,
-        option("Most minutes of work that a crash can cost; 10 if left out.", "MINUTES", min=0.01),
+        option("Save at least this often; 10 if left out.", "MINUTES", min=0.01),
     ] = None,
     set_: opt.Set = None,
     yes: Annotated[bool, option("Start runs of many hours without asking.")] = False,
@@ -268,7 +264,7 @@ def _tell_time(recipe: "WholeRecipe", progress: Progress, *, folds: int, is_agre
     seconds = folds * time_of(recipe, progress=progress)
     line = f"this will take about {duration(seconds)} on this machine"
     if seconds > LONG:
-        line += "; --budget 1h ends it in an hour, and without a recipe a plan fits the machine"
+        line += "; --budget 1h ends it in an hour, and without --recipe a plan fits this machine"
     progress.say(line)
     if seconds > LONG and not is_agreed and sys.stdin.isatty() and sys.stderr.isatty():
         typer.confirm("Start it?", abort=True, err=True)
@@ -296,7 +292,7 @@ def _resume(
     if not is_cross_validation(out):
         return resume_training(out, checkpoint_minutes=checkpoint_every, progress=progress)
     if checkpoint_every is not None:
-        raise UsageError("a cross-validation goes on with its own --checkpoint-every")
+        raise UsageError("a cross-validation resumes with its own --checkpoint-every; leave it out")
     return resume_folds(out, progress=progress)
 
 

@@ -131,9 +131,22 @@ def detect_rule(
             if read_as == "indices" and not found.has_palette:
                 read_as = "colours"
             return replace(rule, read_as=read_as, white_is_zero=found.white_is_zero)
+    if found.has_palette and found.colour and config.foreground:
+        odd = min(found.values - {0}, key=lambda value: (found.holders[value][0], value))
+        raise DataError(
+            f"no mask holds a foreground colour: their palettes have {found.name(found.values)} "
+            f"({found.name([odd])} is in {found.holders[odd][1].name}); save all masks with one "
+            f"palette whose first colour is black, or say {_flag('foreground', '[0x...]')}"
+        )
     kind = "full" if rule is not None and shown[0] else "empty"
+    num = len(masked)
+    told = (
+        f"all {num} masks are {kind}: they hold"
+        if num > 1
+        else f"the only mask is {kind}: it holds"
+    )
     raise DataError(
-        f"all {len(masked)} masks are {kind}: they hold only {found.name(found.values)}"
+        f"{told} only {found.name(found.values)}"
         + (f", read as {rule.describe()}" if rule and config.foreground else "")
         + "; are these the right files, or does data.foreground need another value?"
     )
@@ -295,7 +308,8 @@ def _means_indices(records: Sequence[Record], config: DataConfig) -> bool:
     if is_plain or len(colours) < len(colour_of) or len(colours) > MOST_CLASSES:
         return False
     is_voc = all(colour == _voc_colour(one) for one, colour in colour_of.items() if one != 255)
-    return is_voc or len(colours) > 2 or asked <= colour_of.keys() != set()
+    is_asked = asked <= colour_of.keys() or colour_of.keys() - {0} <= asked != set()
+    return is_voc or len(colours) > 2 or is_asked
 
 
 def _colour_of_index(records: Sequence[Record]) -> dict[int, int] | None:

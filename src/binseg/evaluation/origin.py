@@ -14,6 +14,7 @@ from typing import cast
 from binseg.config import DataConfig, Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
+from binseg.data.sources.synthetic import is_synthetic
 from binseg.data.splits import assign_splits
 from binseg.datacheck import keep_together
 from binseg.errors import DataError, UsageError, suggest
@@ -93,7 +94,24 @@ def data_config(
     tree |= (sections or {}).get("data", {})
     if tree.get("path") is None:
         raise UsageError("which images? Give --data PATH")
-    return load_recipe(sections={"data": tree}, overrides=overrides).data
+    config = load_recipe(sections={"data": tree}, overrides=overrides).data
+    assert config.path
+    if recipe is None or config.path != recipe.data.path or is_synthetic(config.path):
+        return config
+    return config.model_copy(update={"path": _found(config.path, origin.run)})
+
+
+def _found(recorded: str, run: RunFolder | None) -> str:
+    """Find a model's data from here, or from a folder above its run, where training began."""
+    path = Path(recorded).expanduser()
+    above = run.path.resolve().parents if run else ()
+    found = next((one for one in (path, *(each / path for each in above)) if one.exists()), None)
+    if found is None:
+        raise UsageError(
+            f"{run.path if run else 'this model'} was trained on {recorded}, which isn't here; "
+            "say where its images are now, or name others: --data FOLDER"
+        )
+    return str(found)
 
 
 def _is_same(path: str | Path, recorded: object) -> bool:

@@ -151,7 +151,7 @@ def finite_float32(values: Num[np.ndarray, "..."], *, name: str) -> Num[np.ndarr
     with np.errstate(over="ignore"):
         as_float = values.astype(np.float32, copy=False)
     if not np.isfinite(as_float).all():
-        raise ImageError(f"{name}: holds NaN or infinite pixels; replace them by numbers")
+        raise ImageError(f"{name}: holds NaN or infinite pixels; replace them with numbers")
     return as_float
 
 

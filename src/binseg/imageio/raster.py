@@ -254,7 +254,8 @@ class NumpyImage(decoding.Decoder):
         array_HWC = self._load()
         labels = array_HWC[:, :, 0] if array_HWC.shape[2] == 1 else array_HWC
         if labels.dtype.kind == "f":
-            if not (labels == np.rint(labels)).all():
+            decoding.finite_float32(labels, name=self.name)
+            if (labels != np.rint(labels)).any():
                 raise ImageError(f"{self.name}: fractions in a mask; save whole numbers")
             return labels.astype(np.int64)
         return labels.astype(np.uint8) if labels.dtype.kind == "b" else labels

@@ -144,8 +144,8 @@ class Prediction:
         place = self.georeference
         if place is not None and place.crs is None and place.keys:
             raise ImageError(
-                f"{self.name}: its coordinate system has no EPSG code, so its outlines have no "
-                "place in GeoJSON; warp the image to EPSG:4326 first, or leave GeoJSON out"
+                f"{self.name}: its coordinate system has no EPSG code, which GeoJSON needs; "
+                "reproject the image (gdalwarp -t_srs EPSG:4326), or leave out --geojson"
             )
         return postprocess.geojson(
             self.polygons(tolerance=tolerance),

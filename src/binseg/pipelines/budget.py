@@ -28,6 +28,7 @@ from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset, spread
 from binseg.data.patches import patches_per_epoch
 from binseg.data.samples import read_sample
+from binseg.evaluation.learning_quality import MOST, NUM_USUAL
 from binseg.evaluation.report_files import NUM_IMAGES
 from binseg.evaluation.tuning import NUM_TRIED, allowed_tta
 from binseg.inference import Predictor
@@ -87,7 +88,7 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
     num_steps = epochs * math.ceil(inputs / recipe.train.batch_size)
     trained = inputs * sum(recipe.training_size(epoch) ** 2 for epoch in range(epochs))
     tiles = geometry.plan(height, width, recipe.preprocessing())
-    num_predicted = num_predictions(recipe, facts.num_val)
+    num_predicted = num_predictions(recipe, facts.num_val, facts.num_train)
     predicted = num_predicted * sum(one.height * one.width for one in tiles)
 
     def computing(pixels: float, starts: float) -> float:
@@ -121,12 +122,13 @@ def _inputs_an_epoch(recipe: Recipe, facts: Fingerprint) -> tuple[int, int]:
     return recipe.train.per_epoch, judged
 
 
-def num_predictions(recipe: Recipe, num: int) -> int:
-    """Count the inputs that a run's end predicts for `num` images, all its tta included."""
+def num_predictions(recipe: Recipe, num: int, num_train: int) -> int:
+    """Count the inputs that a run's end predicts: for threshold, scores, report, card and tta."""
+    lessons = min(num, MOST) + min(num_train, max(0, NUM_USUAL - num))
     asked = recipe.train.tta
     times = TTA_PASSES[allowed_tta(recipe) if asked == "tune" else asked]
     tried = (1 + times) * min(num, NUM_TRIED) if asked == "tune" and times > 1 else 0
-    return tried + times * (2 * num + min(num, NUM_IMAGES))
+    return tried + times * (2 * num + min(num, NUM_IMAGES) + lessons)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,7 @@ class Ending:
     """Seconds of a run's end on this machine: for each of `num` validation images, and to close."""
 
     num: int
+    num_train: int
     predicting: float
     measuring: float
     cleaning: float
@@ -142,15 +145,16 @@ class Ending:
     def seconds(self, recipe: Recipe) -> float:
         """Return the time for tta, threshold, post-processing, scores and report."""
         cleaned = self.cleaning if recipe.train.postprocess == "tune" else 0.0
-        predicted = num_predictions(recipe, self.num) * self.predicting
+        predicted = num_predictions(recipe, self.num, self.num_train) * self.predicting
         if recipe.model.start_from:  # it is scored, too, with as much tta as the new one may get
             predicted += TTA_PASSES[allowed_tta(recipe)] * self.num * self.predicting
             cleaned += self.measuring
         return predicted + self.num * (self.measuring + cleaned) + self.closing
 
 
-def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: bool) -> Ending:
+def time_ending(judge: Predictor, dataset: Dataset, *, is_trained: bool) -> Ending:
     """Predict and score a few validation images on trial; an untrained network lends no masks."""
+    val, num_train = dataset.only("val"), len(dataset.only("train").records)
     chosen = spread(val.records, NUM_TIMED)
     samples = [read_sample(record, val.rule) for record in chosen]
     judge.predict(samples[0].image_HWC)  # the first prediction of a network pays for its set-up
@@ -176,6 +180,7 @@ def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: b
     num = len(chosen)
     return Ending(
         num=len(val.records),
+        num_train=num_train,
         predicting=predicting / num,
         measuring=measuring / num,
         cleaning=cleaning / num,

@@ -201,6 +201,8 @@ def _write_sheet(dataset: Dataset, path: Path) -> Path | None:
     for record in spread(dataset.with_truth().records, NUM_SAMPLES):
         with suppress(ImageError):
             thumb_HW3 = _thumb(record, dataset)
+            times = max(1, THUMB_SIDE // max(thumb_HW3.shape))  # enlarges images that are tiny
+            thumb_HW3 = thumb_HW3.repeat(times, axis=0).repeat(times, axis=1)
             height, width = thumb_HW3.shape[:2]
             cell = np.full((THUMB_SIDE, THUMB_SIDE, 3), 255, np.uint8)
             cell[:height, :width] = thumb_HW3

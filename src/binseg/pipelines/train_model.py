@@ -290,7 +290,7 @@ def _run(
 
 def _time_ending(recipe: Recipe, model: nn.Module, dataset: Dataset, *, is_trained: bool) -> Ending:
     judge = in_memory(recipe, model)
-    return time_ending(recipe, judge, dataset.only("val"), is_trained=is_trained)
+    return time_ending(judge, dataset, is_trained=is_trained)
 
 
 def _with_truth(dataset: Dataset, progress: Progress) -> Dataset:

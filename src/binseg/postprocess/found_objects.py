@@ -53,9 +53,9 @@ class FoundObject:
             row["mean_probability"] = round(self.mean_probability, 6)
         if self.pixel_size is not None:
             tall, broad = self.pixel_size
-            row[f"area_{self.unit}2"] = self.area * tall * broad
-            row[f"centroid_y_{self.unit}"] = self.centroid_y * tall
-            row[f"centroid_x_{self.unit}"] = self.centroid_x * broad
+            row[f"area_{self.unit}2"] = round(self.area * tall * broad, 6)
+            row[f"centroid_y_{self.unit}"] = round(self.centroid_y * tall, 6)
+            row[f"centroid_x_{self.unit}"] = round(self.centroid_x * broad, 6)
         return row
 
 

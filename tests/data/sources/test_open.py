@@ -108,7 +108,7 @@ def test_all_empty_masks_name_the_folder(fill: Fill, save: Save, tmp_path: Path)
     """What is wrong with all masks is said with the place."""
     fill(tmp_path, "a")
     save(tmp_path / "masks" / "a.png")
-    with pytest.raises(DataError, match=rf"{tmp_path.name}: all 1 masks are empty"):
+    with pytest.raises(DataError, match=rf"{tmp_path.name}: the only mask is empty"):
         open_dataset(DataConfig(path=str(tmp_path)))
 
 

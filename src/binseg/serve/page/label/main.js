@@ -9,7 +9,7 @@ const $ = (id) => document.getElementById(id);
 const RETRY_MS = 1500;
 const POLL_MS = 4000;
 const SAID = {
-  none: ["no help yet", "Draw a stroke on the thing and one beside it."],
+  none: ["none yet", "Draw a stroke on the thing and one beside it."],
   cold: ["trees", "Fresh from your strokes, on every stroke."],
   warm: ["network", "Trained beside on all that you have labelled."],
   model: ["your model", "Correct it where it is wrong."],
@@ -175,7 +175,7 @@ function showEngine(engine, seconds, share) {
   $("engine").textContent = word;
   $("engine-about").textContent = seconds && !["none", "without help"].includes(kind) ? `${about} ${seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`}.` : about;
   $("share").textContent = percent(share);
-  $("status").textContent = `${percent(share)} is marked; ${word} answers.`;
+  $("status").textContent = `${percent(share)} is marked; help from ${word}.`;
 }
 
 /* --- what a person does --- */
