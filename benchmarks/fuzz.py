@@ -60,8 +60,8 @@ from binseg.imageio.caged import _PEAK, _SPARE_BYTES, _address_space, _allow
 from binseg.imageio.decoding import broken_files
 from binseg.imageio.formats import decoder_of
 from binseg.inference.pretrained import default_bundle_path
+from binseg.labeling.label_log import Stroke
 from binseg.labeling.project import Project
-from binseg.labeling.strokes import Stroke
 from binseg.models.create import create_model, resolve_options
 from binseg.packaging import (
     NETWORK,
@@ -72,9 +72,8 @@ from binseg.packaging import (
     read_bundle,
     write_bundle,
 )
-from binseg.packaging.exporting import core_onnx, describe_input, make_file
 from binseg.packaging.networks import SUFFIXES, Facts
-from binseg.packaging.raw_pixels import RawPixels
+from binseg.packaging.raw_pixels import RawPixels, core_onnx, describe_input, make_file
 from binseg.pipelines.pack_verify import verify
 from binseg.storage import write_json
 from binseg.types import Preprocessing

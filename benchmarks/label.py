@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -33,11 +33,11 @@ from scipy import ndimage
 
 from binseg.imageio import read_image, read_labels
 from binseg.labeling.cold_engine import ColdEngine, filter_features
-from binseg.labeling.guidance import RULES, outlook_of, rank
-from binseg.labeling.open_image import corrected
+from binseg.labeling.guidance import rank
+from binseg.labeling.label_log import Stroke, draw
+from binseg.labeling.open_image import WorkingImage, corrected, to_rgb
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
-from binseg.labeling.strokes import Stroke, draw
 from binseg.labeling.warm_engine import (
     Example,
     WarmNetwork,
@@ -45,9 +45,8 @@ from binseg.labeling.warm_engine import (
     lite0_features,
     train_round,
 )
-from binseg.labeling.working_image import WorkingImage, to_rgb
 from binseg.metrics import dice_of
-from binseg.metrics.bootstrap import bootstrap_interval
+from binseg.metrics.scores import bootstrap_interval
 from binseg.types import IGNORE
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -396,6 +395,52 @@ def paint(given: argparse.Namespace) -> None:
     )
 
 
+def order(
+    left: Mapping[str, Pair],
+    labelled: Sequence[Pair],
+    network: WarmNetwork | None,
+    *,
+    rule: str,
+    seed: int,
+) -> list[str]:
+    """Order images, the one to label next first: at random, or where the network doubts.
+
+    `uncertainty` takes no two in a row that are alike, and none like those that are labelled.
+    """
+    found = {p.name: network.probability(p.rgb) if network else None for p in left.values()}
+    if rule == "random" or network is None:
+        shares = {n: 1.0 if p is None else float((p > 0.5).mean()) for n, p in found.items()}
+        return rank(shares, seed=seed)
+
+    def look(pair: Pair) -> np.ndarray:
+        thumb = Image.fromarray(pair.rgb).resize((16, 16), Image.Resampling.BOX)
+        return np.asarray(thumb, np.float32).ravel() / 255
+
+    def doubt(probability: np.ndarray) -> float:
+        doubt_hw = 1 - np.abs(2 * probability - 1)
+        # Where nothing is near a border all is sure; the mean over what is in question ranks.
+        in_question = (probability > 0.5) | (doubt_hw > 0.2)
+        return float(doubt_hw[in_question].mean()) if in_question.any() else 0.0
+
+    looks = {name: look(pair) for name, pair in left.items()}
+    doubts = {name: doubt(p) for name, p in found.items() if p is not None}
+    known = [look(pair) for pair in labelled]
+    ordered: list[str] = []
+    nearest = {
+        name: min((float(np.linalg.norm(own - one)) for one in known), default=1.0)
+        for name, own in looks.items()
+    }
+    while nearest:
+        best = max(nearest, key=lambda name: doubts[name] * nearest[name])
+        ordered.append(best)
+        del nearest[best]
+        nearest = {
+            name: min(d, float(np.linalg.norm(looks[name] - looks[best])))
+            for name, d in nearest.items()
+        }
+    return ordered
+
+
 def loop(given: argparse.Namespace) -> None:
     """Share of the images that gives 95 % of the Dice of all labels, chosen by a rule."""
     everything = [*pairs(given.set, given.images + given.num, seed=given.seed)]
@@ -415,13 +460,7 @@ def loop(given: argparse.Namespace) -> None:
     left, labelled = {p.name: p for p in pool}, []
     network: WarmNetwork | None = None
     for share in (0.05, 0.1, 0.15, 0.2, 0.3, 0.5):
-        outlooks = {
-            p.name: outlook_of(p.rgb, network.probability(p.rgb) if network else None)
-            for p in left.values()
-        }
-        known = [outlook_of(p.rgb, None) for p in labelled]
-        rule = given.rule if network else "random"
-        for name in rank(outlooks, rule=rule, seed=given.seed, labelled=known):
+        for name in order(left, labelled, network, rule=given.rule, seed=given.seed):
             if len(labelled) >= round(share * len(pool)):
                 break
             labelled.append(left.pop(name))
@@ -487,7 +526,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=0.01)
     parser.add_argument("--images", type=int, default=60, help="to learn from")
     parser.add_argument("--steps", type=int, default=150, help="of a round")
-    parser.add_argument("--rule", choices=RULES, default="random")
+    parser.add_argument("--rule", choices=("random", "uncertainty"), default="random")
     parser.add_argument("--goal", type=float, default=0.9, help="IoU at which a mask is right")
     parser.add_argument("--most", type=int, default=60, help="strokes on an image")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between two strokes")

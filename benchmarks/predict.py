@@ -44,8 +44,8 @@ from binseg.inference.pretrained import default_bundle_path
 from binseg.inference.runtimes import Backend, computes_bf16, onnx_backend, openvino_backend
 from binseg.inference.runtimes.torch import TorchBackend, load_network
 from binseg.packaging import read_bundle
-from binseg.packaging.exporting import core_onnx, quantise
 from binseg.packaging.networks import LIMITS, prove
+from binseg.packaging.raw_pixels import core_onnx, quantise
 from binseg.pipelines.export_model import ProofImages, export_model, find_images
 from binseg.progress import SILENT
 from binseg.training.run_folder import RunFolder

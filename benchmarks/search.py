@@ -57,7 +57,6 @@ CHANGES: tuple[tuple[str, Mapping[str, object]], ...] = (
     ("rate 3e-3", {"optimizer.lr": 3e-3}),
     ("loss: bce", {"loss.name": "bce"}),
     ("loss: dice", {"loss.name": "dice"}),
-    ("border smoothed over 2 pixels", {"loss.options": {"border_smoothing": 2}}),
     ("no average of weights", {"train.ema_decay": 0.0}),
     ("schedule: cosine", {"schedule.name": "cosine"}),
     ("loss: boundary", {"loss.name": "boundary"}),

@@ -27,7 +27,7 @@ from families import SETS, folder_of
 
 from binseg.cli.console import PlainProgress
 from binseg.errors import BinsegError
-from binseg.metrics.bootstrap import interval_of, resampled_sums
+from binseg.metrics.scores import interval_of, resampled_sums
 from binseg.pipelines.evaluate_model import evaluate
 from binseg.pipelines.plan_recipe import parse_budget, plan
 from binseg.pipelines.train_model import train

@@ -88,30 +88,6 @@ def test_boundary_weighs_the_band_alone() -> None:
     assert loss(logits, target, valid).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["bce", "bce-dice"])
-def test_the_truth_is_smoothed_at_borders(name: str) -> None:
-    """One pixel on either side takes the mean of the valid ones around it; Dice's truth is hard."""
-    logits, target, valid = two_pixels(*[0.7] * 8)
-    target[..., :3] = 1
-    valid[..., 6] = False
-    target[..., 6] = math.nan
-    smoothed = torch.tensor([1, 1, 2 / 3, 1 / 3, 0, 0, 0, 0]).reshape_as(logits)
-    bce = functional.binary_cross_entropy_with_logits(logits[valid], smoothed[valid])
-    hard = build_loss("dice")(logits, target, valid) if name == "bce-dice" else torch.tensor(0.0)
-    loss = build_loss(name, {"border_smoothing": 1})(logits, target, valid)
-    torch.testing.assert_close(loss, bce + hard)
-
-
-def test_smoothing_stops_at_what_is_ignored() -> None:
-    """An ignored strip between both sides leaves each as it was."""
-    logits, target, valid = two_pixels(0.3, -0.4, 0.2, 0.9, -1.0)
-    target[..., :2] = 1
-    valid[..., 2] = False
-    arguments = logits, target, valid
-    smoothed = build_loss("bce", {"border_smoothing": 1})(*arguments)
-    torch.testing.assert_close(smoothed, build_loss("bce")(*arguments))
-
-
 # --- other libraries ----------------------------------------------------------------------------
 
 

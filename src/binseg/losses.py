@@ -88,22 +88,9 @@ class _Pixels:
 _cross_entropy = partial(functional.binary_cross_entropy_with_logits, reduction="none")
 
 
-def _bce(pixels: _Pixels, *, foreground_weight: float, border_smoothing: float) -> Tensor:
-    truth_BN = pixels.target_BN
-    if border_smoothing:
-        truth_BN = _smoothed(pixels, int(border_smoothing)).flatten(1)
-    bce_BN = _cross_entropy(pixels.logits_BN, truth_BN)
+def _bce(pixels: _Pixels, *, foreground_weight: float = 1.0) -> Tensor:
+    bce_BN = _cross_entropy(pixels.logits_BN, pixels.target_BN)
     return pixels.mean_over_pixels(bce_BN * (1 + (foreground_weight - 1) * pixels.target_BN))
-
-
-@torch.no_grad()
-def _smoothed(pixels: _Pixels, width: int) -> Tensor:
-    """Let the truth pass from 0 to 1 over `width` pixels on either side of a border."""
-    around = partial(functional.avg_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
-    known_B1HW = pixels.valid_B1HW.float()
-    sum_B1HW = around(pixels.target_B1HW)
-    mean_B1HW: Tensor = sum_B1HW / around(known_B1HW).clamp(min=1e-6) * known_B1HW
-    return mean_B1HW.clamp(0, 1)
 
 
 def _dice(pixels: _Pixels, *, smooth: float) -> Tensor:
@@ -113,11 +100,8 @@ def _dice(pixels: _Pixels, *, smooth: float) -> Tensor:
     return pixels.mean_over_images(1 - (2 * overlap_B + smooth) / (areas_B + smooth))
 
 
-def _bce_dice(
-    pixels: _Pixels, *, bce_weight: float, dice_weight: float, smooth: float, **border: float
-) -> Tensor:
-    bce = _bce(pixels, foreground_weight=1.0, **border)
-    return bce_weight * bce + dice_weight * _dice(pixels, smooth=smooth)
+def _bce_dice(pixels: _Pixels, *, bce_weight: float, dice_weight: float, smooth: float) -> Tensor:
+    return bce_weight * _bce(pixels) + dice_weight * _dice(pixels, smooth=smooth)
 
 
 def _tversky(pixels: _Pixels, *, alpha: float, beta: float, smooth: float) -> Tensor:
@@ -220,17 +204,13 @@ class LossEntry:
 _SMOOTH = Knob(1.0, OptionRule(
     float, "added above and below the fraction, in pixels; keeps empty masks finite", low=1e-6
 ))  # fmt: skip
-_BORDER_SMOOTHING = Knob(0.0, OptionRule(
-    int, "bce's truth passes from 0 to 1 over so many pixels on either side of a border", high=64
-))  # fmt: skip
 
 LOSSES: Mapping[str, LossEntry] = MappingProxyType({
     "bce": LossEntry(summary="binary cross-entropy, averaged over all valid pixels",
         source="reports A, C and D", function=_bce,
         knobs={
             "foreground_weight": Knob(1.0, OptionRule(
-                float, "weight of foreground pixels; above 1 finds more and errs more")),
-            "border_smoothing": _BORDER_SMOOTHING}),
+                float, "weight of foreground pixels; above 1 finds more and errs more"))}),
     "dice": LossEntry(summary="1 - soft Dice, per image",
         source="Milletari et al., V-Net (3DV 2016); report A's smooth 1", function=_dice,
         knobs={"smooth": _SMOOTH}),
@@ -240,7 +220,7 @@ LOSSES: Mapping[str, LossEntry] = MappingProxyType({
         knobs={
             "bce_weight": Knob(1.0, OptionRule(float, "what bce is multiplied with")),
             "dice_weight": Knob(1.0, OptionRule(float, "what dice is multiplied with")),
-            "smooth": _SMOOTH, "border_smoothing": _BORDER_SMOOTHING}),
+            "smooth": _SMOOTH}),
     "jaccard": LossEntry(summary="1 - soft IoU, per image",
         source="Rahman & Wang, Optimizing Intersection-Over-Union (ISVC 2016)",
         function=partial(_tversky, alpha=1.0, beta=1.0), knobs={"smooth": _SMOOTH}),

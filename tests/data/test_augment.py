@@ -13,8 +13,7 @@ from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 from binseg.config.recipe import AugmentConfig
 from binseg.errors import MissingExtraError, UsageError, needing
 from binseg.transforms.augmentation import PipelineAugment, PresetAugment, build_augment
-from binseg.transforms.batch_transforms import BatchRandom
-from binseg.transforms.presets import PRESETS, Preset
+from binseg.transforms.batch_transforms import PRESETS, BatchRandom, Preset
 from binseg.types import IGNORE
 
 SIZE = 24

@@ -10,6 +10,7 @@ from scipy import ndimage
 from binseg.transforms.augmentation import PresetAugment
 from binseg.transforms.batch_transforms import (
     BatchRandom,
+    Preset,
     _bent,
     _grid,
     _knots,
@@ -18,7 +19,6 @@ from binseg.transforms.batch_transforms import (
     _mirrored,
     move,
 )
-from binseg.transforms.presets import Preset
 
 NOW = {"seed": 0, "epoch": 1, "step": 2}
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from binseg.config.recipe import AugmentConfig
-from binseg.transforms.presets import PRESETS, resolve_preset
+from binseg.transforms.batch_transforms import PRESETS, resolve_preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from binseg.config.recipe import AugmentConfig
 from binseg.transforms.augmentation import PresetAugment
-from binseg.transforms.presets import Preset, resolve_preset
+from binseg.transforms.batch_transforms import Preset, resolve_preset
 
 NOW = {"seed": 0, "epoch": 1, "step": 2}
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from binseg.evaluation.comparison import compare_scores
-from binseg.metrics.bootstrap import bootstrap_interval
+from binseg.metrics.scores import bootstrap_interval
 
 
 def test_interval_and_p_are_scipys() -> None:

@@ -5,10 +5,10 @@ import pytest
 
 from binseg.errors import UsageError
 from binseg.labeling.cold_engine import filter_features, settle
-from binseg.labeling.guidance import Outlook, expected_gain, rank, standings
-from binseg.labeling.strokes import Stroke, draw, pack, replay
+from binseg.labeling.guidance import expected_gain, rank, standings
+from binseg.labeling.label_log import Stroke, draw, pack, replay
+from binseg.labeling.open_image import reduced, to_rgb
 from binseg.labeling.warm_engine import Example, base_network, train_round
-from binseg.labeling.working_image import reduced, to_rgb
 from binseg.types import IGNORE
 
 from .conftest import disc
@@ -103,25 +103,12 @@ def test_reduced_labels_say_what_most_of_a_cell_is() -> None:
 
 def test_images_that_seem_empty_come_late() -> None:
     """Foreground-aware random: of 200 images the 100 with something come sooner on average."""
-    outlooks = {
-        f"{number:03d}": Outlook(foreground=0.1 * (number < 100), doubt=0.5, look=np.zeros(3))
-        for number in range(200)
-    }
-    order = rank(outlooks, seed=1)
-    assert sorted(order) == sorted(outlooks)
+    shares = {f"{number:03d}": 0.1 * (number < 100) for number in range(200)}
+    order = rank(shares, seed=1)
+    assert sorted(order) == sorted(shares)
     places = [order.index(f"{number:03d}") for number in range(100)]
     assert np.mean(places) < 80
-    assert order != rank(outlooks, seed=2)
-
-
-def test_uncertainty_takes_no_twins_in_a_row() -> None:
-    """The image like the first choice waits behind a different one that is less in doubt."""
-    outlooks = {
-        "a": Outlook(foreground=0.1, doubt=0.9, look=np.array([0.0, 0.0])),
-        "a twin": Outlook(foreground=0.1, doubt=0.89, look=np.array([0.01, 0.0])),
-        "b": Outlook(foreground=0.1, doubt=0.5, look=np.array([1.0, 1.0])),
-    }
-    assert rank(outlooks, rule="uncertainty") == ["a", "b", "a twin"]
+    assert order != rank(shares, seed=2)
 
 
 def test_the_score_has_an_interval_and_a_way_to_stop() -> None:

@@ -16,9 +16,8 @@ from PIL import Image
 from binseg.config import DataConfig
 from binseg.data.sources import open_dataset
 from binseg.errors import DataError, OutputError, UsageError
-from binseg.labeling.label_log import ChangedError
+from binseg.labeling.label_log import ChangedError, Stroke, pack
 from binseg.labeling.project import Project
-from binseg.labeling.strokes import Stroke, pack
 from binseg.types import IGNORE
 
 from .conftest import SIZE, disc
@@ -255,7 +254,7 @@ _CHILD = """
 import sys
 from pathlib import Path
 from binseg.labeling.project import Project
-from binseg.labeling.strokes import Stroke
+from binseg.labeling.label_log import Stroke
 import numpy as np
 project = Project(Path(sys.argv[1]))
 number = int(sys.argv[2])

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from binseg.errors import UsageError
-from binseg.labeling.label_log import ChangedError
+from binseg.labeling.label_log import ChangedError, Stroke
 from binseg.labeling.session import Session
-from binseg.labeling.strokes import Stroke
 from binseg.metrics import dice_of
 
 from .conftest import SIZE, Known, Opened, disc

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from binseg.metrics import bootstrap, score_image, summarise
-from binseg.metrics.bootstrap import bootstrap_interval, report_intervals
+from binseg.metrics import score_image, scores, summarise
+from binseg.metrics.scores import bootstrap_interval, report_intervals
 from binseg.types import Counts, Interval, Report
 
 
@@ -46,7 +46,7 @@ def test_draws_in_pieces_are_draws_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     """Bounding the memory changes no number."""
     values = np.random.default_rng(0).random(30)
     whole = bootstrap_interval(values)
-    monkeypatch.setattr(bootstrap, "_CELLS", 100)
+    monkeypatch.setattr(scores, "_CELLS", 100)
     assert bootstrap_interval(values) == whole
 
 
@@ -110,9 +110,9 @@ def test_every_headline_number_has_an_interval() -> None:
     scored = report()
     found = report_intervals(scored.images)
     for average, table in (("mean", scored.mean), ("pooled", scored.pooled)):
-        for size, scores in table.items():
-            assert found[average][size].keys() == scores.keys()
-            for name, value in scores.items():
+        for size, values in table.items():
+            assert found[average][size].keys() == values.keys()
+            for name, value in values.items():
                 one = known(found[average][size][name])
                 assert one.low < value < one.high
     alone = known(bootstrap_interval([one.scores["original"]["iou"] for one in scored.images]))

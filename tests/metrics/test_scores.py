@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torchmetrics.functional import classification as torch_referee
 
 from binseg.metrics import METRICS, count, score_all
-from binseg.metrics.counts import as_array
 from binseg.metrics.registry import EMPTY_RULE
-from binseg.metrics.scores import score_table
+from binseg.metrics.scores import as_array, score_table
 from binseg.types import Counts
 
 COUNTS = st.builds(

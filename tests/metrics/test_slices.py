@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from binseg.errors import UsageError
 from binseg.metrics import score_image
-from binseg.metrics.bootstrap import bootstrap_interval
+from binseg.metrics.scores import bootstrap_interval
 from binseg.metrics.summary import slice_images
 from binseg.types import Counts, ImageScores
 

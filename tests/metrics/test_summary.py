@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from binseg.errors import DataError
 from binseg.metrics import image_rows, report_as_dict, score_image, summarise
-from binseg.metrics.bootstrap import report_intervals
 from binseg.metrics.registry import EMPTY_RULE
+from binseg.metrics.scores import report_intervals
 from binseg.metrics.summary import report_rows
 from binseg.types import Counts, ImageScores, Report
 

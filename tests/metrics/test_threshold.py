@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from binseg.errors import DataError
 from binseg.inference import Prediction
 from binseg.metrics import dice, tune_threshold
-from binseg.metrics.counts import as_array, count
 from binseg.metrics.probabilities import counts_of, histogram
+from binseg.metrics.scores import as_array, count
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 THRESHOLDS = np.arange(1024) / 1024

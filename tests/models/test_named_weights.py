@@ -121,7 +121,7 @@ def torchvision_names() -> set[str]:
 
 def test_torchvisions_names_of_mobilenet_are_ours() -> None:
     """Every weight but the classifier's has its place, and every place gets one."""
-    from binseg.models.weights import _LEFT_OUT, _our_name
+    from binseg.models.create import _LEFT_OUT, _our_name
 
     wanted = parts("mobilenet_v2").encoder.state_dict()
     given = {_our_name(name) for name in torchvision_names() if not name.startswith(_LEFT_OUT)}

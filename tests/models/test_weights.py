@@ -183,7 +183,7 @@ def test_an_address_is_fetched_once_into_the_cache(
         return path
 
     monkeypatch.setenv("BINSEG_CACHE", str(tmp_path))
-    monkeypatch.setattr("binseg.models.weights.download", fake)
+    monkeypatch.setattr("binseg.models.create.download", fake)
     url = "https://example.org/models/resnet34.pth?x=1"
     assert load_encoder_weights(small(), f"{url}#sha256={'ab' * 32}") == 216
     assert asked == [(url, tmp_path / "weights" / "abababababab-resnet34.pth", "ab" * 32)]

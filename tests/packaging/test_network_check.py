@@ -19,7 +19,6 @@ from binseg.inference.runtimes import checked_logits
 from binseg.models import DECODERS, ENCODERS, create_model
 from binseg.models.create import resolve_options
 from binseg.packaging import NETWORK, Card, Reference, read_bundle, write_bundle
-from binseg.packaging.exporting import core_onnx, quantise, to_onnx
 from binseg.packaging.network_check import (
     IR_LAYERS,
     ONNX_OPERATORS,
@@ -28,7 +27,14 @@ from binseg.packaging.network_check import (
     check_onnx,
 )
 from binseg.packaging.networks import compile_openvino, ir_with_facts, onnx_session, open_file
-from binseg.packaging.raw_pixels import Pixels, RawPixels, example_size
+from binseg.packaging.raw_pixels import (
+    Pixels,
+    RawPixels,
+    core_onnx,
+    example_size,
+    quantise,
+    to_onnx,
+)
 from binseg.types import Intensity, Preprocessing, ResizeMode
 
 pytest.importorskip("onnxruntime")

@@ -17,9 +17,15 @@ from binseg.inference import ModelPredictor
 from binseg.inference.runtimes.torch import TorchBackend
 from binseg.models import DECODERS, ENCODERS, create_model
 from binseg.models.skeleton import resize
-from binseg.packaging.exporting import core_onnx, to_onnx
 from binseg.packaging.networks import openvino_core
-from binseg.packaging.raw_pixels import RawPixels, _stretched, example_size, multiple_of
+from binseg.packaging.raw_pixels import (
+    RawPixels,
+    _stretched,
+    core_onnx,
+    example_size,
+    multiple_of,
+    to_onnx,
+)
 from binseg.types import Preprocessing
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -19,7 +19,7 @@ from binseg.cli import app
 from binseg.errors import BinsegError, UsageError
 from binseg.inference import load
 from binseg.models import create_model
-from binseg.models.weights import load_encoder_weights
+from binseg.models.create import load_encoder_weights
 from binseg.packaging import read_bundle
 from binseg.pipelines.pack_verify import verify
 

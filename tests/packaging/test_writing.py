@@ -1,4 +1,3 @@
-import fcntl
 import os
 import shutil
 import subprocess
@@ -166,14 +165,3 @@ def test_a_diverged_model_is_not_written(bench: Any, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="reference sample"):
         bench.write(tmp_path / "b", preprocessing=Preprocessing(height=8, width=8))
     assert not (tmp_path / "b").exists()
-
-
-def test_scraps_of_killed_writers_are_removed(bench: Any, tmp_path: Path) -> None:
-    """The next writer of a bundle clears what a killed one left, but not what one is writing."""
-    for name in (".tmp-b-dead", ".tmp-b-alive", ".tmp-other-dead"):
-        (tmp_path / name).mkdir()
-    handle = os.open(tmp_path / ".tmp-b-alive", os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    bench.write(tmp_path / "b")
-    os.close(handle)
-    assert {path.name for path in tmp_path.iterdir()} == {"b", ".tmp-b-alive", ".tmp-other-dead"}

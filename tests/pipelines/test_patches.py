@@ -9,7 +9,7 @@ from PIL import Image
 
 import binseg
 from binseg.config import Recipe, load_recipe
-from binseg.pipelines.show_augmentation import plot_augmentation
+from binseg.pipelines.check_data import plot_augmentation
 from binseg.pipelines.train_model import train
 
 SETTINGS = (

@@ -19,9 +19,8 @@ from binseg.inference import ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_bytes, predict_files
 from binseg.inference.quality import describe, figures, signs
 from binseg.report import overlay
-from binseg.transforms.geometry import plan
+from binseg.transforms.geometry import SmallMap, plan
 from binseg.transforms.preprocess import prepare, reduction
-from binseg.transforms.small_map import SmallMap
 from binseg.types import Preprocessing, Record
 
 SHAPE = Preprocessing(height=24, width=32)

@@ -18,8 +18,8 @@ from binseg.config import Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.errors import BundleError, DataError, OutputError, TrainingError, UsageError
-from binseg.pipelines.run_demo import demo
-from binseg.pipelines.show_augmentation import plot_augmentation
+from binseg.pipelines.check_data import plot_augmentation
+from binseg.pipelines.evaluate_model import demo
 from binseg.pipelines.train_model import resume_training, train
 from binseg.training.run_folder import RunFolder, environment, next_run_path
 
@@ -255,6 +255,7 @@ def test_one_process_at_a_time_trains_in_a_folder(
     monkeypatch.setattr("binseg.training.run_folder.LOCK_SECONDS", 0.1)
     run = RunFolder(path=tmp_path)
     (tmp_path / ".tmp-0123456789ab.ckpt").write_bytes(b"half")
+    (tmp_path / ".tmp-0123456789ab" / "bundle").mkdir(parents=True)
     with run.in_use():
         assert [path.name for path in tmp_path.iterdir()] == ["training.lock"]
         with pytest.raises(OutputError, match="another process has held"), run.in_use():

@@ -19,8 +19,8 @@ from binseg.inference import ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_files
 from binseg.inference.pretrained import default_bundle_path
 from binseg.pipelines.check_data import check, look_at_shard
+from binseg.pipelines.cluster import gather
 from binseg.pipelines.evaluate_model import evaluate, measure_shard
-from binseg.pipelines.gather import gather
 from binseg.shards import Shard, read_shards
 from binseg.storage import held
 from binseg.types import Preprocessing

@@ -56,8 +56,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         kept.append(drawn_figure)
         original(drawn_figure, path)
 
-    for module in ("plots", "gallery"):
-        monkeypatch.setattr(f"binseg.report.{module}.save_figure", keep)
+    for module in ("plots", "overlay"):
+        # By the module itself: in the package, `overlay` is the function.
+        monkeypatch.setattr(sys.modules[f"binseg.report.{module}"], "save_figure", keep)
     return kept
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from binseg.labeling.cold_engine import ColdEngine
+from binseg.labeling.label_log import MOST_POINTS
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
-from binseg.labeling.strokes import MOST_POINTS
 from binseg.serve.app import Access, create_app
 from binseg.serve.label_routes import LabelService, router
 

@@ -16,8 +16,8 @@ from binseg.data.patches import ImageCache, Seeds
 from binseg.errors import TrainingError
 from binseg.training import batches
 from binseg.training.batches import build_batches
+from binseg.training.diagnostics import validate
 from binseg.training.loop import FitResult, fit
-from binseg.training.validation import validate
 
 CPU = torch.device("cpu")
 PATCHES: dict[str, Any] = {

@@ -10,9 +10,8 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.training.diagnostics import symptom_line, symptom_of
+from binseg.training.diagnostics import ValidationScores, symptom_line, symptom_of
 from binseg.training.loop import FitResult
-from binseg.training.validation import ValidationScores
 from binseg.types import IGNORE
 
 Run = Callable[..., FitResult]

@@ -1,10 +1,9 @@
 """From the facts about a data set to the settings of a training recipe, each with its reason.
 
-fingerprint.py     the facts: sizes, intensities, foreground, symmetry, objects
-cost.py            the machine, the budget, and what a run can see in its time
-input_rules.py     rules: pixel values, whole images or patches, size, network
-training_rules.py  rules: batches, augmentation, learning rate, epochs, validation
-planning.py        the table of all rules; the plan as a recipe
+fingerprint.py  the facts: sizes, intensities, foreground, symmetry, objects
+cost.py         the machine, the budget, and what a run can see in its time
+input_rules.py  rules: pixel values, whole images or patches, size, network
+planning.py     rules: batches, augmentation, rates, epochs; the table of all; the plan as a recipe
 """
 
 from binseg.autoconfig.cost import Machine, Situation

@@ -6,15 +6,14 @@ from typing import Annotated
 
 import typer
 
-from binseg.cli import bench, list_verbs
+from binseg.cli import model_verbs
 from binseg.cli.console import Shell, exit_code_of
-from binseg.cli.data_verbs import augment, check
-from binseg.cli.label import label, suggest
+from binseg.cli.data_verbs import add_bench_to, augment, check
+from binseg.cli.model_verbs import export, pack, verify
 from binseg.cli.options import as_printed, register
 from binseg.cli.predict import gather, predict
 from binseg.cli.score_verbs import compare, demo, evaluate
-from binseg.cli.serve import serve
-from binseg.cli.ship_verbs import export, pack, verify
+from binseg.cli.serve import label, serve, suggest
 from binseg.cli.train import plan, train
 
 app = typer.Typer(
@@ -66,12 +65,12 @@ def _options(
 
 for _verb in (
     check, label, suggest, plan, train, evaluate, compare, predict, gather, pack,
-    export, verify, augment, list_verbs.models, list_verbs.encoders,
+    export, verify, augment, model_verbs.models, model_verbs.encoders,
 ):  # fmt: skip
     register(app, _verb)
-list_verbs.add_recipes_to(app)
+model_verbs.add_recipes_to(app)
 register(app, serve)
-bench.add_to(app)
+add_bench_to(app)
 register(app, demo)
 
 

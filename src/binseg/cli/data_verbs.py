@@ -1,14 +1,14 @@
-"""`binseg check` and `binseg augment`: what is in a data set, and what training makes of it."""
+"""`binseg check`, `augment` and `bench train`: a data set, and what training makes of it."""
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from binseg.cli import options as opt
-from binseg.cli.console import is_verbose, progress_of, show, write_json_answer
-from binseg.cli.options import option
+from binseg.cli.console import answer, is_verbose, progress_of, show, write_json_answer
+from binseg.cli.options import argument, option
 from binseg.errors import DataError, UsageError
 from binseg.shards import Shard
 
@@ -60,7 +60,7 @@ def check(
         raise UsageError("--shard and --out go together: the folder takes the shards' findings")
     if shard is not None and out is not None:
         from binseg.pipelines.check_data import look_at_shard
-        from binseg.pipelines.gather import run_shard
+        from binseg.pipelines.cluster import run_shard
 
         if model is not None or html is not None or strict:
             raise UsageError(
@@ -103,7 +103,7 @@ def augment(
         binseg augment synthetic --set augment.preset=pet-cosine
     """
     from binseg.config import load_recipe
-    from binseg.pipelines.show_augmentation import plot_augmentation
+    from binseg.pipelines.check_data import plot_augmentation
 
     data = opt.one_data(place, data)
     sections = opt.nested(data__path=data, data__border=border, input__size=size, train__seed=seed)
@@ -112,3 +112,84 @@ def augment(
         whole, out=out, num_samples=samples, num_variants=variants, progress=progress_of(context)
     )
     show(f"written to {out}")
+
+
+def add_bench_to(app: typer.Typer) -> None:
+    """Register `binseg bench`, which has one kind so far."""
+    bench = typer.Typer(help="Measure this machine on your data.", no_args_is_help=True)
+    opt.register(bench, train)
+
+    @bench.callback()
+    def _keep_the_name() -> None:
+        """Measure this machine on your data."""
+
+    app.add_typer(bench, name="bench")
+
+
+def train(
+    context: typer.Context,
+    *,
+    file: Annotated[str | None, argument("A recipe of your own.", "RECIPE.yaml")] = None,
+    recipe: opt.Recipe = None,
+    data: opt.Data = None,
+    model: opt.Model = None,
+    size: opt.Size = None,
+    batch_size: opt.BatchSize = None,
+    device: opt.Device = None,
+    steps: Annotated[int, option("Steps to measure.", min=1)] = 10,
+    profile: Annotated[bool, option("Name torch's slowest operations too.")] = False,
+    set_: opt.Set = None,
+    json_: opt.Json = False,
+) -> None:
+    """Measure training steps on your images: time by phase, memory, the time of an epoch.
+
+    Examples:
+        binseg bench train --data my_folder/
+        binseg bench train --recipe pet --data oxford-iiit-pet/ --profile
+    """
+    from binseg.config import load_recipe
+    from binseg.pipelines.bench_training import bench_training
+
+    if file and recipe:
+        raise UsageError("give either a recipe file or --recipe, not both")
+    sections = opt.nested(
+        data__path=data,
+        model__name=model,
+        input__size=size,
+        train__batch_size=batch_size,
+        train__device=device,
+    )
+    whole = load_recipe(file or recipe, overrides=set_ or (), sections=sections)
+    progress = progress_of(context)
+    result = bench_training(whole, num_steps=steps, operations=profile, progress=progress)
+    answer(json_, result, *_items(result))
+
+
+def _items(result: dict[str, Any]) -> list[object]:
+    """Say what was measured: tables of phases and operations, throughput and memory."""
+    from binseg.cli.screen import plain_table
+
+    whole, available = sum(result["seconds"].values()), result["available_bytes"]
+    title = (
+        "{model}, {million:.1f} M parameters, {device} {precision}, {threads} threads, batch "
+        "{num_inputs}"
+    ).format(million=result["num_parameters"] / 1e6, **result)
+    phases = plain_table(title, "phase", "ms a step", "share")
+    for name, seconds in result["seconds"].items():
+        phases.add_row(name, f"{seconds * 1000:.1f}", f"{seconds / whole:.1%}")
+    phases.add_row("whole step", f"{whole * 1000:.1f}", "")
+    items: list[object] = [phases]
+    if result["operations"]:
+        columns = ("operation", "share", "calls a step")
+        items.append(table := plain_table("slowest operations", *columns))
+        for one in result["operations"]:
+            table.add_row(one["name"], f"{one['share']:.1%}", str(one["calls"]))
+    items.append(
+        "{inputs_per_second:.2f} inputs a second; an epoch of {num_train} images takes about "
+        "{minutes:.1f} min; {data_share:.1%} waits for data".format(
+            minutes=result["epoch_seconds"] / 60, **result
+        )
+    )
+    free = "" if available is None else f" of {available / 1e9:.1f} GB free"
+    items.append(f"memory: about {result['memory_bytes'] / 1e9:.2f} GB{free}")
+    return items

@@ -127,8 +127,8 @@ def predict(
         mask_format="tif" if tiff else "png",
     )
     _check_inputs(inputs, options, [f"--{name.rstrip('_')}" for name in _SWITCHES if asked[name]])
-    settings: dict[str, Any] = {"backend": backend, "device": device or "auto"}
-    settings["precision"] = precision
+    settings: dict[str, Any]
+    settings = {"backend": backend, "device": device or "auto", "precision": precision}
     models = [Path(one) for one in (run, *(with_ or ()))]
     predictor = load(models, batch_size=batch_size, **settings)
     progress = progress_of(context)
@@ -351,7 +351,7 @@ def gather(
         binseg gather masks/
         binseg gather scores/ --json
     """
-    from binseg.pipelines.gather import gather as run
+    from binseg.pipelines.cluster import gather as run
 
     found = run(out, progress=progress_of(context))
     written = (f"written: {one}" for one in found.written)

@@ -60,9 +60,6 @@ def evaluate(
             "SCORE=VALUE",
         ),
     ] = None,
-    learn_quality: Annotated[
-        bool, option("Don't score: learn anew by validation how good predictions are.")
-    ] = False,
     with_: opt.With = None,
     tta: opt.TTAOption = None,
     device: opt.Device = None,
@@ -105,13 +102,13 @@ def evaluate(
     config = data_config(
         Origin.of(predictor), data, sections=opt.nested(data__border=border), overrides=set_
     )
-    if guarantee or learn_quality:
+    if guarantee:
         if run is None or is_split or any([with_, tta, out, by, tolerance, spacing]):
             raise UsageError(
-                "--guarantee and --learn-quality take one model and its validation images; leave "
-                "out --split, --with, --tta, --out, --by, --tolerance and --spacing"
+                "--guarantee takes one model and its validation images; leave out --split, --with, "
+                "--tta, --out, --by, --tolerance and --spacing"
             )
-        _calibrate(context, run, config, guarantee or [], learn=learn_quality, as_json=json_)
+        _guarantee(context, run, config, guarantee, as_json=json_)
         return
     named = {"border": border, "tolerance": tolerance, "spacing": spacing}
     changes = [f"{name}-{value}" for name, value in named.items() if value is not None]
@@ -158,8 +155,8 @@ def _score_shard(
     asked: dict[str, Any],
 ) -> None:
     """Score a shard's images, for `binseg gather`."""
+    from binseg.pipelines.cluster import run_shard
     from binseg.pipelines.evaluate_model import measure_shard
-    from binseg.pipelines.gather import run_shard
 
     measured = {name: asked[name] for name in ("split", "tolerance", "spacing")}
     measured |= {"data": config, "progress": progress_of(context)}
@@ -170,22 +167,20 @@ def _score_shard(
     show(run_shard("evaluate", shard, out, asked=asked, data=config, find=find))
 
 
-def _calibrate(
+def _guarantee(
     context: typer.Context,
     run: Path,
     config: "DataConfig",
     guarantees: list[str],
     *,
-    learn: bool,
     as_json: bool,
 ) -> None:
-    """Write what validation guarantees, or teaches, into the card."""
-    from binseg.pipelines.evaluate_model import calibrate
+    """Write what validation guarantees into the card."""
+    from binseg.pipelines.evaluate_model import guarantee
 
-    progress = progress_of(context)
-    found = calibrate(run, config, guarantees=guarantees, learn=learn, progress=progress)
+    found = guarantee(run, config, guarantees, progress=progress_of(context))
     if as_json:
-        write_json_answer({"guarantees": [one.model_dump() for one in found], "learnt": learn})
+        write_json_answer({"guarantees": [one.model_dump() for one in found]})
         return
     for one in found:
         sign = "at most" if one.score == "fpr" else "at least"
@@ -236,7 +231,7 @@ def demo(
         binseg demo --out runs/demo --json
     """
     from binseg.cli.screen import headline, report_items
-    from binseg.pipelines.run_demo import demo as run
+    from binseg.pipelines.evaluate_model import demo as run
 
     result = run(out, progress=progress_of(context))
     everything = is_verbose(context)

@@ -5,7 +5,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 LONG = 3 * 3600.0  # seconds of a run above which the user is asked before it starts
 Sections = dict[str, dict[str, object]]
-LONGEST_START = 30.0  # Seconds; an older process isn't one verb at the shell
 
 
 def plan(
@@ -143,7 +141,7 @@ def train(
         binseg train my_folder/ --folds 5 --out runs/folds
         binseg train more_images/ --from runs/first --out runs/second
     """
-    started = time.perf_counter() - _age()
+    started = time.perf_counter()
     from binseg.cli.screen import folds_items, run_items
     from binseg.pipelines.cross_validate import cross_validate
     from binseg.pipelines.train_model import TrainResult
@@ -235,16 +233,6 @@ def _settings(
     return planned.recipe, planned.as_yaml()
 
 
-def _age() -> float:
-    """Return the seconds since this process began, which a budget covers, too; 0 if unknown."""
-    with suppress(OSError, ValueError, IndexError, AttributeError):
-        ticks = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
-        now = float(Path("/proc/uptime").read_text("ascii").split()[0])
-        age = now - int(ticks) / os.sysconf("SC_CLK_TCK")
-        return age if 0 < age < LONGEST_START else 0.0
-    return 0.0
-
-
 def _joins(
     recipe: str | Path | None, sections: Sections, overrides: Sequence[str], *, folds: bool
 ) -> bool:
@@ -329,6 +317,6 @@ def _planned(
 ) -> "PlanResult":
     from binseg.pipelines.plan_recipe import chosen_budget, plan
 
-    asked: Any = {"sections": sections, "overrides": overrides}
-    seconds = chosen_budget(budget, **asked)
-    return plan(**asked, budget=seconds, folds=folds, progress=progress)
+    seconds = chosen_budget(budget, sections=sections, overrides=overrides)
+    plan_this = partial(plan, sections=sections, overrides=overrides, progress=progress)
+    return plan_this(budget=seconds, folds=folds)

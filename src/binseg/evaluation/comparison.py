@@ -15,8 +15,8 @@ from jaxtyping import Float64
 from scipy import stats
 
 from binseg.errors import DataError, UsageError, suggest
-from binseg.metrics.bootstrap import LEAST_UNITS, interval_of, resampled_sums, sum_groups
 from binseg.metrics.registry import METRICS, OutlineMetric, PixelMetric, ProbabilityMetric
+from binseg.metrics.scores import LEAST_UNITS, interval_of, resampled_sums, sum_groups
 from binseg.types import Interval
 
 Verdict = Literal["a", "b", "noise", "same"]

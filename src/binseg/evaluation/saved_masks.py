@@ -11,8 +11,7 @@ from binseg.data.dataset import Dataset, name_some
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.inference import Predictor
-from binseg.inference.image_like import Inputs, Maps, Pixels, Probability
-from binseg.inference.predict_options import PredictOptions
+from binseg.inference.predict_options import Inputs, Maps, Pixels, PredictOptions, Probability
 from binseg.inference.predictor import ModelPredictor, Tell, untold
 from binseg.postprocess import NOTHING
 from binseg.types import Record

@@ -27,7 +27,7 @@ from binseg.metrics import (
 from binseg.packaging import Threshold
 from binseg.postprocess import NOTHING, PostProcessing, clean, label_objects
 from binseg.progress import SILENT, Detail, Progress, track
-from binseg.transforms.presets import resolve_preset
+from binseg.transforms.batch_transforms import resolve_preset
 from binseg.types import TTA, TTA_PASSES, Report
 
 LOWEST, HIGHEST = 0.02, 0.98  # thresholds outside call nearly all or none of the pixels foreground

@@ -6,9 +6,13 @@ Batches only save time: an image's probability doesn't depend on what it is batc
 the last bits of float32 that a runtime may round differently for another batch size.
 """
 
-from binseg.inference.ensemble import EnsemblePredictor
-from binseg.inference.image_like import ImageLike
-from binseg.inference.opening import LoadSettings, ReferenceCheck, load, verify_reference
-from binseg.inference.predict_options import PredictOptions
+from binseg.inference.opening import (
+    EnsemblePredictor,
+    LoadSettings,
+    ReferenceCheck,
+    load,
+    verify_reference,
+)
+from binseg.inference.predict_options import ImageLike, PredictOptions
 from binseg.inference.prediction import Prediction
 from binseg.inference.predictor import ModelPredictor, Predictor, sigmoid

@@ -18,10 +18,9 @@ import numpy as np
 
 from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
 from binseg.imageio import read_pixel_size
-from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
 from binseg.inference.outputs import facts_of, files_of, origin_of
-from binseg.inference.predict_options import PredictOptions
+from binseg.inference.predict_options import Inputs, Maps, Pixels, PredictOptions, facts_of_file
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor, Tell, untold
 from binseg.inference.sinks import BytesSink, FolderSink, PredictResult, Sink, Written

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -333,8 +334,8 @@ class _Work:
             finished = folder / "whole.zarr"
             shutil.rmtree(finished, ignore_errors=True)  # of a program that was stopped here
             tile, shape = self.layouts[0].tile, self.axes.lengths[:-2]
-            how: Any = {"chunk": tile, "dtype": dtype, "name": out.stem, "facts": facts}
-            array = write_zarr_metadata(finished, self.axes, **how)
+            write = partial(write_zarr_metadata, chunk=tile, dtype=dtype)
+            array = write(finished, self.axes, name=out.stem, facts=facts)
             for page, layout in enumerate(self.layouts):
                 at = [int(one) for one in np.unravel_index(page, shape)] if shape else []
                 for index, rows_HW in enumerate(layer.rows(page, layout)):

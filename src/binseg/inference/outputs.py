@@ -13,8 +13,7 @@ from typing import Any
 
 from binseg.errors import ImageError, UsageError
 from binseg.imageio import is_whole, read_facts, read_pixel_size
-from binseg.inference.image_like import facts_of_file
-from binseg.inference.predict_options import PredictOptions
+from binseg.inference.predict_options import PredictOptions, facts_of_file
 from binseg.inference.prediction import FILES
 from binseg.inference.predictor import Predictor
 from binseg.inference.sources import InputImage

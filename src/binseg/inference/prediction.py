@@ -18,15 +18,20 @@ from PIL import Image
 from binseg import imageio, postprocess
 from binseg.errors import ImageError, UsageError, needing
 from binseg.imageio.decoding import Cover, Valid
-from binseg.inference.image_like import Pixels, Probability, cover_of
-from binseg.inference.predict_options import OutputName, PredictOptions
+from binseg.inference.predict_options import (
+    OutputName,
+    Pixels,
+    PredictOptions,
+    Probability,
+    cover_of,
+)
 from binseg.inference.quality import Judge, Quality
 from binseg.postprocess import FoundObject
-from binseg.postprocess.interchange import Project
+from binseg.postprocess.found_objects import Project
 from binseg.report.overlay import cropped, cutout, on_colour, overlay, soft_alpha
 from binseg.report.rendering import Entry, thumbnail
 from binseg.storage import cell, csv_text, write_bytes, write_text
-from binseg.transforms.small_map import SmallMap
+from binseg.transforms.geometry import SmallMap
 
 KEPT_PIXELS = 64_000_000  # larger images don't stay in their Prediction
 ENCODED = ("mask", "probability", "overlay", "cutout", "json")

@@ -12,16 +12,22 @@ from jaxtyping import Bool, Float32, UInt
 from binseg.errors import BundleError, TrainingError, UsageError
 from binseg.imageio import PixelSize
 from binseg.imageio.decoding import both_valid, without
-from binseg.inference.image_like import ImageLike, Inputs, Maps, Pixels, Probability, pixels_of
-from binseg.inference.predict_options import PredictOptions
+from binseg.inference.predict_options import (
+    ImageLike,
+    Inputs,
+    Maps,
+    Pixels,
+    PredictOptions,
+    Probability,
+    pixels_of,
+)
 from binseg.inference.prediction import KEPT_PIXELS, Prediction
 from binseg.inference.quality import NAMES, NUM_OF_IMAGE, NUM_SIGNS, Judge
 from binseg.inference.runtimes import Backend
 from binseg.packaging import Bundle, Card
 from binseg.postprocess import NOTHING, PostProcessing, segment
-from binseg.transforms.geometry import blend, plan, tiles_for
+from binseg.transforms.geometry import SmallMap, blend, plan, tiles_for
 from binseg.transforms.preprocess import Size, normalise, prepare, prepare_batches
-from binseg.transforms.small_map import SmallMap
 from binseg.types import TTA, Preprocessing
 
 SAME_SCALE = 0.05  # difference of two pixel sizes that is none
@@ -392,12 +398,10 @@ class ModelPredictor(Predictor):
             view_BHWC = np.flip(inputs_BHWC, axes)
             logits_BHW = self.backend.logits(normalise(view_BHWC, self.preprocessing))
             if not np.isfinite(logits_BHW).all():
-                how = f"the model gives NaN or infinity ({self._runtime})"
+                what = f"the model gives NaN or infinity ({self._runtime}): training diverged"
                 if self.bundle is None:
-                    advice = "lower the learning rate or use fp32"
-                    raise TrainingError(f"{how}: training diverged; {advice}")
-                told = f"{how}; its training diverged, train it again"
-                raise BundleError(f"{self.bundle.path}: {told}")
+                    raise TrainingError(f"{what}; lower the learning rate or use fp32")
+                raise BundleError(f"{self.bundle.path}: {what}; train it again")
             total_BHW = total_BHW + np.flip(logits_BHW, axes)
         return sigmoid(total_BHW / np.float32(len(_AXES[self.tta]) * self.temperature))
 

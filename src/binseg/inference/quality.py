@@ -14,9 +14,8 @@ from jaxtyping import Bool, Float32, Float64, Num, UInt
 
 from binseg.packaging.card import Knowledge
 from binseg.postprocess import label_objects
-from binseg.transforms.geometry import cut, resize_image
+from binseg.transforms.geometry import SmallMap, cut, resize_image
 from binseg.transforms.preprocess import prepare, prepare_image, reduction
-from binseg.transforms.small_map import SmallMap
 from binseg.types import Box, Preprocessing
 
 Flag = Literal["ok", "look", "unlike the training data"]

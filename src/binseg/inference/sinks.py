@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from binseg.errors import ImageError, UsageError
 from binseg.inference.outputs import (
@@ -232,8 +231,8 @@ class FolderSink(Sink):
             prediction = copy(prediction)  # with the mask that was computed, which `replace` drops
             vars(prediction)["origin"] = {**prediction.origin, "others": others}
         FILES["mask"].write(prediction, paths[0], options)
-        facts: Any = {"page": image.page, "foreground": prediction.foreground, "quality": quality}
-        return Written(source=image.path, mask=paths[0], others=tuple(paths[1:]), **facts)
+        written = partial(Written, source=image.path, mask=paths[0], others=tuple(paths[1:]))
+        return written(page=image.page, foreground=prediction.foreground, quality=quality)
 
     def finish(self, options: PredictOptions, result: "PredictResult") -> None:
         """Join the COCO files and tables of all images in the folder; a shard notes its own."""
@@ -325,5 +324,5 @@ class BytesSink(Sink):
         """Encode the output."""
         self.data, self.media = prediction.encode(self.kind, options)
         self.size = prediction.mask.shape
-        facts: Any = {"foreground": prediction.foreground, "quality": prediction.quality}
-        return Written(source=image.path, mask=stem, **facts)
+        share, quality = prediction.foreground, prediction.quality
+        return Written(source=image.path, mask=stem, foreground=share, quality=quality)

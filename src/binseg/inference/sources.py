@@ -25,8 +25,7 @@ from binseg.imageio import (
 )
 from binseg.imageio.decoding import Valid, one_line
 from binseg.imageio.windows import holds_tiff
-from binseg.inference.image_like import Pixels
-from binseg.inference.predict_options import PredictOptions
+from binseg.inference.predict_options import Pixels, PredictOptions
 from binseg.inference.video import is_video
 from binseg.parallel import map_ordered
 from binseg.transforms.preprocess import reduction

@@ -11,16 +11,16 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt
 
 from binseg.imageio import ImageInfo, Layout, encode_tiles
 from binseg.imageio.windows import Windows
-from binseg.inference.ensemble import mean_of
-from binseg.inference.image_like import Inputs, Probability
 from binseg.inference.journal import Band
+from binseg.inference.opening import mean_of
+from binseg.inference.predict_options import Inputs, Probability
 from binseg.inference.predictor import Predictor, Tell, untold
 from binseg.parallel import map_ordered
 from binseg.postprocess import above
@@ -218,13 +218,13 @@ class _Page:
         right = min(self.info.width, max(one.left + one.width for one in boxes))
         region_HWC = self.windows.read(self.page, top, left, bottom - top, right - left)
         inputs = []
+        prepare = partial(preprocess.prepare_region, values=values, name=self.windows.name)
         for placement, box in zip(batch, boxes, strict=True):
             # Past the image's edge, where the region ends too, `cut` mirrors as for a whole.
             inside = replace(box, top=box.top - top, left=box.left - left)
             tile_HWC = geometry.cut(region_HWC, inside)
             size = (placement.target.height, placement.target.width)
-            how: Any = {"values": values, "name": self.windows.name}
-            inputs.append(preprocess.prepare_region(tile_HWC, size, self.shape, **how))
+            inputs.append(prepare(tile_HWC, size, self.shape))
         return np.stack(inputs)
 
     def _shrunk(self, band: int, first: int, tell: Tell) -> Iterator[Probability]:

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Float32, Int
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import cg
 
-from binseg.labeling.strokes import Labels
-from binseg.labeling.working_image import RGB, WorkingImage
+from binseg.labeling.label_log import Labels
+from binseg.labeling.open_image import RGB, WorkingImage
 from binseg.types import IGNORE
 
 if TYPE_CHECKING:

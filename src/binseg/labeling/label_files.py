@@ -1,4 +1,4 @@
-"""Labels as files of other tools: labelme, COCO, CVAT and YOLO."""
+"""Labels as files: those of labelme, COCO, CVAT and YOLO, and masks that others made, taken in."""
 
 import base64
 import json
@@ -9,10 +9,19 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from jaxtyping import Bool
 
-from binseg.errors import UsageError, suggest
-from binseg.imageio import encode_mask
+from binseg.config.recipe import DataConfig
+from binseg.data.dataset import name_some
+from binseg.data.masks import MaskRule, detect_rule
+from binseg.data.samples import find_stored_poses, in_pose, read_mask
+from binseg.data.sources.layouts import mask_name_of
+from binseg.data.sources.listing import list_folder
+from binseg.errors import DataError, UsageError, suggest
+from binseg.imageio import encode_mask, probe, read_labels
+from binseg.labeling.label_log import BEFORE, Labels
 from binseg.postprocess import coco, find_objects, label_objects, trace_polygons
+from binseg.progress import Progress
 from binseg.storage import write_json, write_text
+from binseg.types import IGNORE, Record
 
 Labelled = Sequence[tuple[str, Path, Bool[np.ndarray, "H W"]]]
 """Name, file of the image and mask of each labelled image."""
@@ -106,3 +115,60 @@ def _runs(mask_hw: Bool[np.ndarray, "h w"]) -> list[int]:
 
 def _object(mask_HW: Bool[np.ndarray, "H W"], label: int) -> Bool[np.ndarray, "H W"]:
     return np.asarray(label_objects(mask_HW)[0] == label)
+
+
+def find_masks(folder: Path, images: Mapping[str, Path], progress: Progress) -> dict[str, Path]:
+    """Find the mask of each image by its name; what fits none is told."""
+    found: dict[str, Path] = {}
+    strange: list[str] = []
+    for path in list_folder(folder).images if folder.is_dir() else ():
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name not in images:
+            name = mask_name_of(name) or name
+        if name not in images or name in found:
+            strange.append(path.name)
+        else:
+            found[name] = path
+    if strange:
+        progress.say(f"{folder}: no image (or a second mask) for {name_some(strange)}: ignored")
+    return found
+
+
+def read_masks(
+    masks: Mapping[str, Path], images: Mapping[str, Path], config: DataConfig, progress: Progress
+) -> tuple[dict[str, Labels], MaskRule]:
+    """Read masks by the one rule that all their values fit; DataError for doubt and other sizes."""
+    records = [
+        Record(id=name, image_path=images[name], mask_path=path) for name, path in masks.items()
+    ]
+    rule = detect_rule(records, config, progress)
+    posed, note = find_stored_poses(records, rule)
+    if note:
+        progress.say(note)
+    taken: dict[str, Labels] = {}
+    for record in posed:
+        info = probe(record.image_path)
+        size = (info.height, info.width)
+        mask_HW, valid_HW = (in_pose(one, size, record) for one in read_mask(record, rule))
+        if mask_HW.shape != size:
+            (height, width), own = mask_HW.shape, f"its image {size[1]} x {size[0]}"
+            raise DataError(f"{record.mask_path} has {width} x {height} pixels, {own}")
+        taken[record.id] = np.where(valid_HW, mask_HW.astype(np.uint8), np.uint8(IGNORE))
+    return taken, rule
+
+
+def put_aside(masks: Mapping[str, Path], folder: Path, progress: Progress) -> None:
+    """Keep masks that aren't as ours in a folder of their own, or UsageError if it is there."""
+    if all(
+        path == folder / f"{name}.png" and np.isin(read_labels(path), (0, 255)).all()
+        for name, path in masks.items()
+    ):
+        return
+    before = folder.with_name(BEFORE)
+    if before.exists():
+        raise UsageError(
+            f"{folder} holds masks that aren't 0/255 PNGs of the images' names, and {before} is "
+            "there already: move one of them away"
+        )
+    folder.rename(before)  # whole, so that nothing of it is lost
+    progress.say(f"the masks that were there are kept in {before}; {folder} has 0 and 255")

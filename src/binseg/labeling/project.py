@@ -25,13 +25,15 @@ from binseg.data.dataset import counted, name_some
 from binseg.data.sources.labelled import LOG, images_of_project
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.imageio import probe, read_labels, write_mask
-from binseg.labeling.foreign_masks import find_masks, put_aside, read_masks
+from binseg.labeling.label_files import find_masks, put_aside, read_masks
 from binseg.labeling.label_log import (
     MASKS,
     SCHEMA,
     ChangedError,
     ImageRow,
+    Labels,
     Line,
+    Stroke,
     active,
     connect,
     image_files,
@@ -39,9 +41,10 @@ from binseg.labeling.label_log import (
     is_whole,
     labels_in,
     lines_in,
+    mask_stroke,
     reading,
+    unpack,
 )
-from binseg.labeling.strokes import Labels, Stroke, mask_stroke, unpack
 from binseg.progress import SILENT, Progress
 from binseg.types import IGNORE
 

@@ -17,13 +17,19 @@ from jaxtyping import Float
 
 from binseg.errors import UsageError
 from binseg.labeling.cold_engine import ColdEngine, first_step, snap
-from binseg.labeling.guidance import Outlook, Standing, outlook_of, rank, standings
-from binseg.labeling.label_log import ChangedError
-from binseg.labeling.open_image import OpenImage, Shown, corrected, region_of, replayed
+from binseg.labeling.guidance import Standing, rank, standings
+from binseg.labeling.label_log import ChangedError, Stroke, draw
+from binseg.labeling.open_image import (
+    OpenImage,
+    Shown,
+    WorkingImage,
+    corrected,
+    open_working_image,
+    region_of,
+    replayed,
+)
 from binseg.labeling.project import Project
-from binseg.labeling.strokes import Stroke, draw
 from binseg.labeling.worker import Worker
-from binseg.labeling.working_image import WorkingImage, open_working_image
 from binseg.metrics import dice_of
 from binseg.types import IGNORE
 
@@ -69,7 +75,7 @@ class Session:
         self.project, self.engine, self.network = project, engine, network
         self._state = threading.Condition()
         self._opened: OrderedDict[str, OpenImage] = OrderedDict()
-        self._outlooks: dict[str, Outlook] = {}
+        self._shares: dict[str, float] = {}  # of predicted foreground
         self._offered: list[str] = []
         self._network_version: str | None = None
         self._worker = Worker(self._answer, self._look_for_network, self._state)
@@ -103,7 +109,6 @@ class Session:
                     self._opened.popitem(last=False)
             opened = self._opened[name]
             self._worker.ask(name)
-        self._outlooks.setdefault(name, outlook_of(image.small_hw3, None))
         return opened
 
     def _replay(self, image: WorkingImage, *, is_check: bool) -> OpenImage:
@@ -235,10 +240,8 @@ class Session:
             rows = [row for row in rows if not row.is_check] or rows
         names = [row.name for row in rows]
         if not any(name in self._offered for name in names):
-            unknown = Outlook(foreground=1.0, doubt=1.0, look=np.zeros(1, np.float32))
-            outlooks = {name: self._outlooks.get(name, unknown) for name in names}
-            num_settled = len(self.project.rows()) - len(rows)
-            self._offered = rank(outlooks, rule="random", seed=num_settled)
+            shares = {name: self._shares.get(name, 1.0) for name in names}
+            self._offered = rank(shares, seed=len(self.project.rows()) - len(rows))
         chosen = next((name for name in self._offered if name in names), names[0])
         later = [name for name in self._offered if name in names and name != chosen]
         if later:
@@ -343,7 +346,7 @@ class Session:
             now.answered, now.is_fine = line, fine or forest is None
             now.seconds = time.perf_counter() - start
             self._state.notify_all()
-        self._outlooks[name] = outlook_of(image.small_hw3, found)
+        self._shares[name] = 1.0 if found is None else float((found > 0.5).mean())
         if not now.is_fine:
             self._worker.later(f"fine {name}", partial(self._answer, name, fine=True))
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from binseg.labeling.cold_engine import Features
-from binseg.labeling.strokes import Labels
-from binseg.labeling.working_image import RGB
+from binseg.labeling.label_log import Labels
+from binseg.labeling.open_image import RGB
 from binseg.losses import build_loss
 from binseg.models import create_model
 from binseg.models.skeleton import EncoderDecoder

@@ -1,15 +1,12 @@
 """Count first, score second: pixels into `Counts`, counts into scores, scores into a `Report`.
 
-counts.py         masks -> Counts; pooled Counts; objects found and missed (OBJECT_RULE)
 surface.py        masks -> distances between outlines, and their scores (OUTLINE_RULE)
 registry.py       METRICS: one row for every score (EMPTY_RULE)
-scores.py         what was counted or measured in one image -> its scores
+scores.py         masks -> Counts (OBJECT_RULE) -> scores of an image, and how far means would move
 probabilities.py  probabilities -> errors, reliability, scores of each threshold, temperature
-bootstrap.py      how far figures would move with other images
 summary.py        images, and parts of the data -> Report, its JSON and CSV rows
 """
 
-from binseg.metrics.counts import count, count_objects, pool
 from binseg.metrics.probabilities import (
     LogitTally,
     ProbabilityTally,
@@ -20,10 +17,13 @@ from binseg.metrics.probabilities import (
 )
 from binseg.metrics.registry import METRICS
 from binseg.metrics.scores import (
+    count,
+    count_objects,
     dice,
     dice_of,
     is_mostly_empty,
     measure_outline,
+    pool,
     score_all,
     score_image,
 )

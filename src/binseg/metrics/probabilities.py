@@ -14,9 +14,8 @@ from jaxtyping import Float, Float64, Int64
 from scipy.optimize import minimize_scalar
 
 from binseg.errors import DataError
-from binseg.metrics.bootstrap import NUM_RESAMPLES, figures_of
 from binseg.metrics.registry import CalibrationMetric, ProbabilityMetric, metrics_of
-from binseg.metrics.scores import is_mostly_empty, score_table
+from binseg.metrics.scores import NUM_RESAMPLES, figures_of, is_mostly_empty, score_table
 from binseg.types import Calibration, Mask, Probability, ReliabilityBin, Sweep
 
 NUM_THRESHOLDS = 1024

@@ -6,21 +6,12 @@ A slice is a part of the data: small or large objects, one breed, one microscope
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from binseg.errors import DataError, UsageError, suggest
-from binseg.metrics.bootstrap import (
-    LEAST_UNITS,
-    LEVEL,
-    NUM_RESAMPLES,
-    bootstrap_interval,
-    figures_of,
-    group_labels,
-    report_intervals,
-)
-from binseg.metrics.counts import OBJECT_RULE, pool, scored_images
 from binseg.metrics.probabilities import (
     CALIBRATION_RULE,
     ProbabilityTally,
@@ -28,7 +19,20 @@ from binseg.metrics.probabilities import (
     summarise_calibration,
 )
 from binseg.metrics.registry import EMPTY_RULE, METRICS, Bins, Column
-from binseg.metrics.scores import object_table, score_all
+from binseg.metrics.scores import (
+    LEAST_UNITS,
+    LEVEL,
+    NUM_RESAMPLES,
+    OBJECT_RULE,
+    bootstrap_interval,
+    figures_of,
+    group_labels,
+    object_table,
+    pool,
+    report_intervals,
+    score_all,
+    scored_images,
+)
 from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
 from binseg.types import Averages, Counts, Figure, ImageScores, Interval, Report, Size, Slice
 
@@ -65,8 +69,8 @@ def summarise(
     groups = group_labels(kept)
     marks = Counter(mark_of(one) for one in kept)
     outline, objects = _figures(kept, num_resamples)
-    how: dict[str, Any] = {"groups": groups, "num_resamples": num_resamples}
-    calibration = summarise_calibration(reliabilities, **how) if reliabilities else None
+    calibrate = partial(summarise_calibration, groups=groups, num_resamples=num_resamples)
+    calibration = calibrate(reliabilities) if reliabilities else None
     rule = rule or OutlineRule()
     report = Report(
         title=title,
@@ -150,13 +154,13 @@ def _figures(
     def means(sums_RK: Bins) -> dict[str, Column]:
         return {name: sums_RK[:, at] / sums_RK[:, -1] for at, name in enumerate(names)}
 
-    how: dict[str, Any] = {"groups": group_labels(images), "num_resamples": num_resamples}
+    figures = partial(figures_of, groups=group_labels(images), num_resamples=num_resamples)
     rows = [[*(one[name] for name in names), 1.0] for one in outlines]
-    outline = figures_of(np.array(rows), means, **how) if names else {}
+    outline = figures(np.array(rows), means) if names else {}
     if len(objects) < len(images):
         return outline, {}
     counts = [[*vars(one).values()] for one in objects]
-    return outline, figures_of(np.array(counts, np.float64), object_table, **how)
+    return outline, figures(np.array(counts, np.float64), object_table)
 
 
 def slice_images(

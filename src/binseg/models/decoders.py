@@ -79,9 +79,8 @@ class UNetBlock(nn.Module):
         self.gate: nn.Module | None = None
         if style.attention and skip_channels:
             self.gate = AttentionGate(skip_channels, out_channels, norm=style.norm)
-        how: Any = {"norm": style.norm, "bias": style.bias, "dropout": style.dropout}
-        joined = out_channels + skip_channels
-        self.convs = conv_block(joined, out_channels, num_convs=num_convs, **how)
+        block = partial(conv_block, norm=style.norm, bias=style.bias, dropout=style.dropout)
+        self.convs = block(out_channels + skip_channels, out_channels, num_convs=num_convs)
 
     def forward(self, maps_BChw: Tensor, skip_BChw: Tensor | None, size: tuple[int, int]) -> Tensor:
         """Return the map of the next finer level; `size` is the aim where there is no skip."""

@@ -7,6 +7,7 @@ state dicts, copies and devices work as with any torch module.
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -54,10 +55,10 @@ class KerasUNet(nn.Module):
         self.multiple = 2**depth
         # Channels first saves turning every map around twice: torch computes that way.
         first = {"data_format": "channels_first"}
-        how: Any = {"width": width, "depth": depth, "up": up, "dropout": dropout, "first": first}
         with keras.device("cpu:0"):
             images = keras.Input((in_channels, None, None), name="images")
-            maps = _levels(keras, images, **how)
+            levels = partial(_levels, width=width, depth=depth, up=up, dropout=dropout)
+            maps = levels(keras, images, first=first)
             # The sigmoid of the tutorial is left to the loss and the predictor, as everywhere here.
             logits = keras.layers.Conv2D(out_channels, 1, name="head", **first)(maps)
             model = keras.Model(images, logits, name="keras_unet")

@@ -5,14 +5,12 @@ or not at all, and never over something that isn't one.
 """
 
 import hashlib
-import os
 import re
 import secrets
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -140,16 +138,14 @@ def write_bundle(
     # A link stays a link: the folder that it names is the one to replace.
     target = folder.resolve() if folder.is_symlink() or not folder.name else folder
     _check_replaceable(target)
-    temporary = target.parent / f"{_scrap_prefix(target)}{secrets.token_hex(6)}"
+    temporary = target.parent / f".tmp-{secrets.token_hex(6)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
-        with _in_use(temporary):
-            for name, data in contents.items():
-                (temporary / name).write_bytes(data)
-            bundle = read_bundle(temporary)
-            publish(temporary, target)
-        _remove_scraps(target)
+        for name, data in contents.items():
+            (temporary / name).write_bytes(data)
+        bundle = read_bundle(temporary)
+        publish(temporary, target)
     except OSError as error:
         raise OutputError(f"{folder}: can't write the bundle ({error.strerror})") from None
     finally:
@@ -283,33 +279,3 @@ def _check_replaceable(folder: Path) -> None:
     if foreign or (names and SUMS not in names):
         told = f"holds {[*foreign, *sorted(names)][0]}, so it isn't just an older bundle"
         raise OutputError(f"{folder}: {told}; nothing was overwritten: give another folder")
-
-
-def _scrap_prefix(target: Path) -> str:
-    return f".tmp-{target.name[:100]}-"
-
-
-@contextmanager
-def _in_use(folder: Path) -> Iterator[bool]:
-    """Hold a lock on a temporary folder that ends with its process; yield whether we have it."""
-    handle, held = None, False
-    # Where there are no such locks, scraps of killed writers stay, and nothing else is different.
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = True
-    try:
-        yield held
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _remove_scraps(target: Path) -> None:
-    for scrap in target.parent.iterdir():
-        if scrap.name.startswith(_scrap_prefix(target)):
-            with _in_use(scrap) as ours:
-                if ours:
-                    shutil.rmtree(scrap, ignore_errors=True)

@@ -37,7 +37,7 @@ from binseg.pipelines.bench_training import WARM_UP, Steps, time_steps
 from binseg.postprocess import PostProcessing, clean
 from binseg.progress import SILENT, Detail, Progress
 from binseg.training import devices
-from binseg.training.validation import LEAST_TILES
+from binseg.training.diagnostics import LEAST_TILES
 from binseg.transforms import geometry
 from binseg.types import TTA_PASSES, Sample
 

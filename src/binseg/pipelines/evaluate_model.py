@@ -1,28 +1,31 @@
-"""A model scored on one split, with tables and images on disk; thresholds with a guarantee."""
+"""A model scored on one split, with tables and images on disk; the demo, which ends so."""
 
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from binseg.config import DataConfig
+from binseg.config import DataConfig, Recipe, load_recipe
 from binseg.data.dataset import Dataset
+from binseg.data.sources.synthetic import otsu_dice
 from binseg.errors import DataError
 from binseg.evaluation.learning_quality import (
     choose_guaranteed,
     gather_lessons,
-    learn_quality,
     parse_guarantee,
 )
 from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.saved_masks import SavedMask, saved_masks
 from binseg.evaluation.scoring import Scoring, score_dataset
-from binseg.inference import Predictor, load
-from binseg.metrics import OutlineRule
+from binseg.inference import PredictOptions, Predictor, load
+from binseg.inference.engine import predict_files
+from binseg.inference.pretrained import default_bundle_path, photo_path
+from binseg.metrics import OutlineRule, report_as_dict
 from binseg.packaging import Guarantee, revise_card
+from binseg.pipelines.train_model import train
 from binseg.progress import SILENT, Progress
 from binseg.shards import Shard
 from binseg.storage import held
@@ -162,15 +165,10 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")[-60:].strip("-.")
 
 
-def calibrate(
-    run: str | Path,
-    data: DataConfig,
-    *,
-    guarantees: Sequence[str] = (),
-    learn: bool = False,
-    progress: Progress = SILENT,
+def guarantee(
+    run: str | Path, data: DataConfig, guarantees: Sequence[str], *, progress: Progress = SILENT
 ) -> tuple[Guarantee, ...]:
-    """Note thresholds that keep `guarantees` on the card; `learn` fits anew what it knows."""
+    """Note thresholds that keep `guarantees` on new images on the card."""
     wanted = [parse_guarantee(one) for one in guarantees]
     predictor = load(run)
     assert predictor.bundle is not None
@@ -182,7 +180,7 @@ def calibrate(
     lessons = gather_lessons(predictor, dataset, progress=progress)
     if not lessons:
         raise DataError(f"{data.path}: no validation image has a pixel to score")
-    if not predictor.postprocessing.is_empty and wanted:
+    if not predictor.postprocessing.is_empty:
         progress.say("guarantees are of the masks before the model's own post-processing")
     counts, groups = zip(*((one.counts_T4, one.group) for one in lessons), strict=True)
     own = predictor.threshold
@@ -192,8 +190,59 @@ def calibrate(
     )
     names = {one.score for one in found}
     kept = (one for one in predictor.card.guarantees if one.score not in names)
-    facts: dict[str, object] = {"guarantees": (*kept, *found)}
-    if learn:
-        facts["knowledge"] = learn_quality(predictor, dataset, lessons, progress=progress)
-    revise_card(predictor.bundle, facts)
+    revise_card(predictor.bundle, {"guarantees": (*kept, *found)})
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """The files and figures that the demo made."""
+
+    folder: Path
+    report: Report  # on the test split
+    otsu_dice: float  # Mean Dice of Otsu's threshold, told which side to take
+    gallery_path: Path
+    mask_path: Path
+    photo_path: Path  # a photo with the mask that the built-in model lays over it
+    seconds: float
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts as plain data."""
+        return {
+            "folder": str(self.folder),
+            "seconds": round(self.seconds, 1),
+            "otsu_dice": self.otsu_dice,
+            "gallery": str(self.gallery_path),
+            "mask": str(self.mask_path),
+            "photo": str(self.photo_path),
+            "test": report_as_dict(self.report),
+        }
+
+
+def demo(
+    out: str | Path, *, recipe: Recipe | None = None, progress: Progress = SILENT
+) -> DemoResult:
+    """Train a small model on synthetic images, score it, predict one; then a photo of a cat."""
+    trained = train(recipe or load_recipe("demo"), out=out, progress=progress)
+    folder, options = trained.folder, PredictOptions(outputs=("overlay",))
+    report = evaluate(folder, split="test", out=folder / "test", progress=progress)
+    predictor = load(folder)
+    origin = Origin.of(predictor)
+    test = choose_data(data_config(origin), split="test", origin=origin)
+    image = test.records[0].image_path
+    predicted = predict_files(predictor, [image], out=folder / "predicted", options=options)
+    photo = predict_files(
+        load(default_bundle_path()),
+        [photo_path()],
+        out=folder / "photo",
+        options=replace(options, largest_only=True),
+    )
+    return DemoResult(
+        folder=folder,
+        report=report,
+        otsu_dice=otsu_dice(test.records, test.rule),
+        gallery_path=folder / "test" / "gallery.png",
+        mask_path=predicted.written[0].mask,
+        photo_path=photo.written[0].others[0],
+        seconds=trained.seconds,
+    )

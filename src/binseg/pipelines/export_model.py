@@ -22,12 +22,21 @@ from binseg.packaging import (
     NETWORK_INT8,
     PROOFS,
     Bundle,
-    exporting,
     read_bundle,
     write_bundle,
 )
 from binseg.packaging.networks import LIMITS, SUFFIXES, Compute, Facts, Limits, Proof, prove
-from binseg.packaging.raw_pixels import Pixels, RawPixels, by_torch
+from binseg.packaging.raw_pixels import (
+    TARGETS,
+    Made,
+    Pixels,
+    RawPixels,
+    by_torch,
+    core_onnx,
+    describe_input,
+    make_file,
+    quantise,
+)
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_bytes
 from binseg.training.run_folder import RunFolder
@@ -130,7 +139,7 @@ def _middle_of(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
     return np.ascontiguousarray(sample.image_HWC[middle]), mask_HW
 
 
-DESTINATIONS = (*exporting.TARGETS, "bundle")
+DESTINATIONS = (*TARGETS, "bundle")
 CALIBRATION = 16  # images that int8 takes its ranges from
 
 
@@ -246,18 +255,18 @@ def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> Export
             progress.say(f"{path.name} predicts without {what}, which the card's scores are with")
     progress.say(f"making {path.name}")
     if model.int8 is None:
-        made = exporting.make_file(target, raw)
+        made = make_file(target, raw)
     else:
         samples = [one[None] for one in images.images[:CALIBRATION]]
-        changed = partial(exporting.quantise, samples=samples, name="pixels")
-        made = exporting.make_file(target, raw, precision="int8", changed=changed)
+        changed = partial(quantise, samples=samples, name="pixels")
+        made = make_file(target, raw, precision="int8", changed=changed)
     progress.say(f"proving it on {len(images.images)} images beside torch in float32")
     proofs = _prove_file(model, made, raw, images)
     for proof in proofs:
         _refuse_failed(proof, path)
     if target == "openvino" and model.int8 is None and computes_bf16():
         # The precision of programs here that don't ask for one: told, and not required.
-        mixed = exporting.make_file(target, raw, precision="bf16")
+        mixed = make_file(target, raw, precision="bf16")
         proofs += _prove_file(model, mixed, raw, images)[:1]
     sample_HWC = small(images.images[0])
     # The sample's probability is torch's, or for int8 the file's own.
@@ -265,7 +274,7 @@ def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> Export
     facts = Facts(
         card=json.loads(card.to_json()),
         threshold=card.threshold.value,
-        input=exporting.describe_input(raw),
+        input=describe_input(raw),
         proof={"precision": made.precision, "rows": [proof.as_dict() for proof in proofs]},
         reference_HWC=sample_HWC,
         reference_HW=compute(sample_HWC).astype(np.float32),
@@ -275,9 +284,7 @@ def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> Export
     return ExportResult(path=path, target=target, num_bytes=len(data), proofs=tuple(proofs))
 
 
-def _prove_file(
-    model: _Model, made: exporting.Made, raw: RawPixels, images: ProofImages
-) -> list[Proof]:
+def _prove_file(model: _Model, made: Made, raw: RawPixels, images: ProofImages) -> list[Proof]:
     """Prove a file beside the same graph in torch, and beside binseg's own prediction."""
     own = LIMITS["whole" if raw.shape.resize == "tile" else "resized"]
     if made.precision == "int8":
@@ -321,11 +328,11 @@ def _into_bundle(model: _Model, out: str | Path | None) -> ExportResult:
     if out is None and bundle.path.is_file():
         raise UsageError(f"{bundle.path} is a zip: name a folder for the new bundle with --out")
     path = Path(out) if out is not None else bundle.path
-    extra = {NETWORK: exporting.core_onnx(model.network, shape)}
+    extra = {NETWORK: core_onnx(model.network, shape)}
     if model.int8 is not None:
         images = model.images.images[:CALIBRATION]
         inputs = [normalise(prepare(image, shape)[0][:1], shape) for image in images]
-        extra[NETWORK_INT8] = exporting.quantise(extra[NETWORK], inputs, name="inputs")
+        extra[NETWORK_INT8] = quantise(extra[NETWORK], inputs, name="inputs")
     proofs = [
         _prove_network(model, runtime, precision, extra)
         for runtime, precision in _runtimes(int8=model.int8 is not None)

@@ -23,11 +23,11 @@ from binseg.imageio import encode_probability
 from binseg.inference import ModelPredictor, load
 from binseg.labeling import warm_engine
 from binseg.labeling.cold_engine import ColdEngine, filter_features
-from binseg.labeling.guidance import RULES, Outlook, outlook_of, rank
+from binseg.labeling.guidance import rank
 from binseg.labeling.label_log import MASKS, connect, image_files, image_rows, labels_in
+from binseg.labeling.open_image import WorkingImage, open_working_image, reduced
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
-from binseg.labeling.working_image import WorkingImage, open_working_image, reduced
 from binseg.metrics import dice_of
 from binseg.progress import SILENT, Progress
 from binseg.storage import cache_dir, write_bytes, write_json
@@ -59,16 +59,12 @@ def open_session(
 
 
 def suggest(
-    data: str | Path,
-    *,
-    model: str | Path,
-    rule: str = "random",
-    seed: int = 0,
-    progress: Progress = SILENT,
-) -> list[tuple[str, Outlook]]:
-    """Rank images without a mask, the one to label next first, by `RULES`; raises UsageError."""
-    if rule not in RULES:
-        raise UsageError(f"--by {rule}: give one of {', '.join(RULES)}")
+    data: str | Path, *, model: str | Path, seed: int = 0, progress: Progress = SILENT
+) -> list[tuple[str, float]]:
+    """Rank images without a mask, the one to label next first, with their predicted foreground.
+
+    Raises UsageError where all have one.
+    """
     images, home = images_of_project(Path(data))
     masks = home / MASKS
     found = list_folder(masks).images if masks.is_dir() else ()
@@ -77,18 +73,12 @@ def suggest(
     left = {name: path for name, path in paths.items() if name not in labelled}
     if not left:
         raise UsageError(f"{images}: all {len(paths)} images have a mask; nothing is left to label")
-    predictor, outlooks = load(model), {}
+    predictor, shares = load(model), {}
     with progress.task("look at images", total=len(left)) as task:
         for name, path in left.items():
-            image = open_working_image(name, path)
-            outlooks[name] = outlook_of(image.small_hw3, predictor.predict(path).probability)
+            shares[name] = float((predictor.predict(path).probability > 0.5).mean())
             task.advance()
-    known = [
-        outlook_of(open_working_image(name, paths[name]).small_hw3, None)
-        for name in sorted(labelled & paths.keys() if rule != "random" else ())
-    ]
-    ordered = rank(outlooks, rule=rule, seed=seed, labelled=known)
-    return [(name, outlooks[name]) for name in ordered]
+    return [(name, shares[name]) for name in rank(shares, seed=seed)]
 
 
 class Beside:

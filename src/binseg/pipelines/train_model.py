@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -253,9 +252,18 @@ def _run(
                 facts = {"splits": splits, "fingerprint": dataset.fingerprint()}
                 job = {"recipe": recipe.model_dump_json(), "resume": run.is_saved}
                 group.share_json(facts | job | {"seconds": seconds})
-            how: Any = {"progress": progress, "command": command, "folder": run.path}
-            how |= {"resume": run.is_saved, "seconds": seconds, "group": group}
-            fitted = fit(model, recipe=recipe, train=train_pixels, val=val_pixels, **how)
+            fitted = fit(
+                model,
+                recipe=recipe,
+                train=train_pixels,
+                val=val_pixels,
+                progress=progress,
+                command=command,
+                folder=run.path,
+                resume=run.is_saved,
+                seconds=seconds,
+                group=group,
+            )
         draw = partial(plot_curves, fitted.history, run.curves_path, title=recipe.model.name)
         draw(monitor=recipe.train.monitor)
         model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})

@@ -7,11 +7,15 @@ scores; a *hole* is background that touches at sides only and does not reach the
 from binseg.postprocess.found_objects import (
     FoundObject,
     Polygon,
+    coco,
+    encode_rle,
     find_objects,
     find_objects_in_bands,
+    geojson,
+    imagej_rois,
+    kaggle_runs,
     trace_polygons,
 )
-from binseg.postprocess.interchange import coco, encode_rle, geojson, imagej_rois, kaggle_runs
 from binseg.postprocess.mask_cleaning import (
     NOTHING,
     PostProcessing,

@@ -1,13 +1,17 @@
-"""The objects of a mask, one record each, and outlines that give that mask when filled again."""
+"""The objects of a mask, outlines that give it when filled again, and both in others' formats."""
 
-from collections.abc import Iterator
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
 
-from binseg.errors import UsageError
+from binseg.errors import UsageError, needing
 from binseg.postprocess.mask_cleaning import join_parts, label_objects
 from binseg.types import Mask, Probability
 
@@ -209,3 +213,165 @@ def _simplified(polygons: list[Polygon], tolerance: float) -> list[Polygon]:
         )
         for one, other in zip(polygons, rough, strict=True)
     ]
+
+
+Affine = tuple[float, float, float, float, float, float]
+"""a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, from pixels to a map."""
+Project = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Takes x and y of points, and gives longitudes and latitudes, N x 2."""
+
+
+def geojson(
+    polygons: Sequence[Polygon],
+    objects: Sequence[FoundObject] = (),
+    *,
+    properties: Mapping[str, Any] | None = None,
+    transform: Affine | None = None,
+    project: Project | None = None,
+) -> dict[str, Any]:
+    """A FeatureCollection (RFC 7946), in pixels, or `transform`ed to a map and `project`ed."""
+    figures = {one.label: one.as_row() for one in objects}
+    features = []
+    for label, alike in groupby(polygons, key=attrgetter("label")):
+        rings = [(one.exterior, *one.holes) for one in alike]
+        parts = [[_closed(ring, transform, project) for ring in each] for each in rings]
+        geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": parts}
+        if len(parts) == 1:
+            geometry = {"type": "Polygon", "coordinates": parts[0]}
+        feature = {"type": "Feature", "id": label, "geometry": geometry}
+        features.append({**feature, "properties": figures.get(label, {"label": label})})
+    facts = {"coordinates": "map" if transform else "pixels, y downwards", **(properties or {})}
+    return {"type": "FeatureCollection", "binseg": facts, "features": features}
+
+
+def _closed(ring: Ring, transform: Affine | None, project: Project | None) -> list[list[float]]:
+    """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks."""
+    points = ring
+    if transform is not None:
+        a, b, c, d, e, f = transform
+        x, y = ring[:, 0], ring[:, 1]
+        points = np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+        if a * e - b * d < 0:
+            points = points[::-1]
+        if project is not None:
+            points = project(points[:, 0], points[:, 1])
+    return [[_plain(v) for v in point] for point in [*points.tolist(), points[0].tolist()]]
+
+
+def _plain(value: float) -> float:
+    """Give whole numbers without a fraction: files of pixel corners become half as long."""
+    return int(value) if value.is_integer() else value
+
+
+def encode_rle(mask_HW: Mask) -> dict[str, Any]:
+    """COCO's compressed run lengths, column by column: what `pycocotools.mask.decode` reads."""
+    changes = np.flatnonzero(np.diff(np.asarray(mask_HW, np.int8).ravel(order="F"), prepend=0))
+    return _rle(changes.tolist(), mask_HW.shape)
+
+
+def kaggle_runs(mask_HW: Mask) -> str:
+    """Write a mask as Kaggle's run lengths: starts from 1 column by column, and lengths.
+
+    >>> kaggle_runs(np.array([[False, True], [True, True]]))
+    '2 3'
+    """
+    flat = np.pad(np.asarray(mask_HW, np.int8).ravel(order="F"), 1)
+    starts, ends = (np.flatnonzero(np.diff(flat) == step) for step in (1, -1))
+    return " ".join(map(str, np.stack([starts + 1, ends - starts], axis=1).ravel().tolist()))
+
+
+def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
+    """Zip an ImageJ region for each object, holes cut out; MissingExtraError without roifile."""
+    with needing("roifile", extra="objects", purpose="ImageJ's regions"):
+        from roifile import ROI_TYPE, ImagejRoi
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        for label, alike in groupby(polygons, key=attrgetter("label")):
+            rings = [ring for one in alike for ring in (one.exterior, *one.holes)]
+            corners, name = np.concatenate(rings), f"{label:05d}"
+            roi = ImagejRoi.frompoints(corners if (corners % 1).any() else corners.astype(int))
+            roi.roitype, roi.name = ROI_TYPE.POLYGON, name
+            if len(rings) > 1:  # filled by the even-odd rule: move there (0), lines (1), close (4)
+                path = [
+                    [*zip([0, *[1] * (len(ring) - 1)], *ring.T.tolist(), strict=True), (4,)]
+                    for ring in rings
+                ]
+                flat = np.array([x for ring in path for order in ring for x in order], np.float32)
+                (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+                box: dict[str, Any] = {"left": int(left), "top": int(top)}
+                box |= {"right": int(right), "bottom": int(bottom), "roitype": ROI_TYPE.RECT}
+                box |= {"shape_roi_size": len(flat), "multi_coordinates": flat}
+                roi = ImagejRoi(name=name, **box)
+            # One date for all, so that equal masks give equal files.
+            archive.writestr(zipfile.ZipInfo(f"{name}.roi"), roi.tobytes())
+    return whole.getvalue()
+
+
+def _rle(changes: list[int], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Encode the places at which a mask begins or ends, column by column."""
+    height, width = shape
+    bounds = [0, *changes, height * width]
+    runs = [end - start for start, end in pairwise(bounds)]
+    if len(runs) > 1 and runs[-1] == 0:  # as pycocotools, which writes no empty run at the end
+        runs.pop()
+    return {"size": [height, width], "counts": _text_of_runs(runs)}
+
+
+def _text_of_runs(runs: Sequence[int]) -> str:
+    """Encode as pycocotools does: differences to the run before the last, 5 bits a letter."""
+    letters = []
+    for index, run in enumerate(runs):
+        value = run - runs[index - 2] if index > 2 else run
+        more = True
+        while more:
+            bits = value & 0x1F
+            value >>= 5
+            more = value != (-1 if bits & 0x10 else 0)
+            letters.append(chr((bits | 0x20 if more else bits) + 48))
+    return "".join(letters)
+
+
+def coco(
+    results: Sequence[tuple[str, Mask, Sequence[Polygon], Sequence[FoundObject]]],
+    *,
+    category: str = "foreground",
+    info: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Make a COCO data set of name, mask, polygons and objects; run lengths for holes."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (name, mask_HW, polygons, objects) in enumerate(results, start=1):
+        height, width = mask_HW.shape
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        by_label = groupby(polygons, key=attrgetter("label"))
+        of_label = {label: list(alike) for label, alike in by_label}
+        labels_HW, _ = label_objects(mask_HW)
+        for one in objects:
+            parts = of_label[one.label]
+            segmentation: Any = [[*map(_plain, x.exterior.ravel().tolist())] for x in parts]
+            if any(part.holes for part in parts):
+                segmentation = _rle_of_object(labels_HW, one)
+            score = one.mean_probability
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "bbox": [one.left, one.top, one.width, one.height],
+                    "area": one.area,
+                    "iscrowd": 0,
+                    "segmentation": segmentation,
+                    **({} if score is None else {"score": score}),
+                }
+            )
+    whole = {"info": dict(info or {}), "images": images, "annotations": annotations}
+    return {**whole, "categories": [{"id": 1, "name": category}]}
+
+
+def _rle_of_object(labels_HW: Int32[np.ndarray, "H W"], one: FoundObject) -> dict[str, Any]:
+    box = (slice(one.top, one.top + one.height), slice(one.left, one.left + one.width))
+    columns, rows = np.nonzero(np.equal(labels_HW[box].T, one.label))  # as COCO counts
+    places = (columns + one.left) * len(labels_HW) + rows + one.top
+    breaks = np.flatnonzero(np.diff(places) != 1)
+    starts, ends = places[[0, *(breaks + 1)]], places[[*breaks, -1]] + 1
+    return _rle(np.stack([starts, ends], axis=1).ravel().tolist(), labels_HW.shape)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from binseg.errors import DataError, UsageError, needing
-from binseg.transforms.small_map import SmallMap
+from binseg.transforms.geometry import SmallMap
 from binseg.types import Mask, Probability
 
 Bands = Callable[[], Iterator[Bool[np.ndarray, "h W"]]]

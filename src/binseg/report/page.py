@@ -17,12 +17,19 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from binseg.metrics.counts import scored_images
 from binseg.metrics.registry import METRICS, Metric, OutlineMetric, PixelMetric, ProbabilityMetric
+from binseg.metrics.scores import scored_images
 from binseg.metrics.summary import mark_of
 from binseg.report import charts
-from binseg.report.gallery import GalleryItem
-from binseg.report.overlay import ERROR_COLOURS, EXTRA, IGNORED, MISSED, error_map, for_display
+from binseg.report.overlay import (
+    ERROR_COLOURS,
+    EXTRA,
+    IGNORED,
+    MISSED,
+    GalleryItem,
+    error_map,
+    for_display,
+)
 from binseg.report.plots import Colour
 from binseg.report.rendering import asset, data_uri, readable, render
 from binseg.storage import write_text

@@ -13,10 +13,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from binseg.errors import ImageError, OutputError
-from binseg.labeling.label_log import ChangedError
+from binseg.labeling.label_log import MOST_POINTS, ChangedError, Stroke
+from binseg.labeling.open_image import to_rgb
 from binseg.labeling.session import Session
-from binseg.labeling.strokes import MOST_POINTS, Stroke
-from binseg.labeling.working_image import to_rgb
 from binseg.serve.incoming import chunks_of
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import DOCUMENTED, Refusal, documented

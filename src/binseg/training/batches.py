@@ -10,6 +10,7 @@ import signal
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,9 +206,9 @@ class EpochPatches(EpochSampler):
         """Lay the epoch's patches."""
         size = self._size_of(epoch)
         margin = round(size * (self._context - 1) / 2)
-        seed, share = self._recipe.train.seed, self._recipe.patches.foreground
-        how: Any = {"size": size, "num": self._num, "foreground": share}
-        places_N3 = sample_places(self._cache, **how, seed=seed, epoch=epoch)
+        seed, foreground = self._recipe.train.seed, self._recipe.patches.foreground
+        sample = partial(sample_places, self._cache, size=size, num=self._num)
+        places_N3 = sample(foreground=foreground, seed=seed, epoch=epoch)
         places_N3[:, 1:] -= margin
         return places_N3, size + 2 * margin
 

@@ -15,8 +15,7 @@ from binseg.errors import MissingExtraError, OutputError
 from binseg.progress import Detail, Progress
 from binseg.report.overlay import Rgb
 from binseg.training.checkpoint import Stateful
-from binseg.training.diagnostics import symptom_line, symptom_of
-from binseg.training.validation import ValidationScores
+from binseg.training.diagnostics import ValidationScores, symptom_line, symptom_of
 
 METRICS = "metrics.csv"
 COLUMNS = (

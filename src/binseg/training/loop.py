@@ -33,12 +33,21 @@ from binseg.training.clock import (
     hearing_interrupts,
 )
 from binseg.training.devices import check_memory, resolve_precision
-from binseg.training.diagnostics import StepGuard, advice_on, check_learnable, diverged, is_finite
+from binseg.training.diagnostics import (
+    StepGuard,
+    ValidationScores,
+    advice_on,
+    check_learnable,
+    diverged,
+    draw_validation,
+    is_finite,
+    thinned,
+    validate,
+)
 from binseg.training.distributed import ALONE, ProcessGroup, quiet, rank_device
 from binseg.training.loggers import COLUMNS, EpochLog, running_loggers
 from binseg.training.optim import MovingAverage, Schedule, build_optimizer
 from binseg.training.step import TrainingStep
-from binseg.training.validation import ValidationScores, draw_validation, thinned, validate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,10 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -84,8 +85,10 @@ class RunFolder:
         """Hold the run for this process (else OutputError), and clear what a killed one left."""
         with locked(self.path / "training", timeout=LOCK_SECONDS, tidy=True):
             for scrap in self.path.glob(f"{TEMPORARY}*"):
-                with suppress(OSError):  # a folder: its writer clears it away
-                    scrap.unlink()
+                if scrap.is_dir():
+                    shutil.rmtree(scrap, ignore_errors=True)
+                else:
+                    scrap.unlink(missing_ok=True)
             yield
 
     def remove_training_files(self) -> None:

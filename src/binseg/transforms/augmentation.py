@@ -20,14 +20,15 @@ from binseg.config.recipe import AugmentConfig
 from binseg.errors import UsageError, needing
 from binseg.transforms.batch_transforms import (
     BatchRandom,
+    Preset,
     add_noise,
     blur,
     grey,
     invert,
     jitter,
     move,
+    resolve_preset,
 )
-from binseg.transforms.presets import Preset, resolve_preset
 
 
 def generator_for(*, seed: int, epoch: int, step: int) -> torch.Generator:

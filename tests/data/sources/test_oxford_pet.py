@@ -15,8 +15,8 @@ from PIL import Image
 
 from binseg.config.recipe import DataConfig, SplitConfig
 from binseg.data import assign_splits, open_dataset, read_sample
-from binseg.data.sources import oxford_pet
-from binseg.data.sources.oxford_pet import download_oxford_pet
+from binseg.data.sources import standards
+from binseg.data.sources.standards import download_oxford_pet
 from binseg.errors import DataError
 
 Save = Callable[..., Path]
@@ -185,8 +185,8 @@ def test_a_wrong_archive_leaves_nothing(
 
 def test_the_official_address_and_checksums() -> None:
     """The published archives, as torchvision's own data set class names them."""
-    assert oxford_pet.OXFORD_URL == "https://thor.robots.ox.ac.uk/datasets/pets"
-    assert oxford_pet.MD5_OF == {
+    assert standards.OXFORD_URL == "https://thor.robots.ox.ac.uk/datasets/pets"
+    assert standards.MD5_OF == {
         "images.tar.gz": "5c4f3ee8e5d25df40f4fd59a7f44e54c",
         "annotations.tar.gz": "95a8c909bbe2e81eed6a22bccdf3f68f",
     }

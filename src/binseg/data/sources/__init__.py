@@ -23,7 +23,7 @@ from binseg.data.sources.coco import MARKS, find_coco, read_coco
 from binseg.data.sources.folder import find_folder, nothing_found, read_folder, read_patterns
 from binseg.data.sources.labelled import find_labelled, read_labelled
 from binseg.data.sources.listing import Findings, find_files, holds
-from binseg.data.sources.oxford_pet import download_oxford_pet, find_oxford_pet, read_oxford_pet
+from binseg.data.sources.standards import download_oxford_pet, find_oxford_pet, read_oxford_pet
 from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_synthetic
 from binseg.data.sources.tables import find_kaggle, find_manifest, read_kaggle, read_manifest
 from binseg.errors import DataError, ImageError, UsageError

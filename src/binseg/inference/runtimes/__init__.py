@@ -141,9 +141,13 @@ def onnx_backend(data: bytes, *, precision: str, name: str) -> ExportedBackend:
 
 def openvino_backend(data: bytes, *, precision: str, name: str) -> ExportedBackend:
     """Open a network in OpenVINO; raises as `onnx_backend`, and UsageError for bf16 without it."""
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-    settings["INFERENCE_NUM_THREADS"] = num_threads()
-    compiled, used = compile_openvino(data, precision=precision, name=name, **settings)
+    compiled, used = compile_openvino(
+        data,
+        precision=precision,
+        name=name,
+        PERFORMANCE_HINT="LATENCY",
+        INFERENCE_NUM_THREADS=num_threads(),
+    )
     if precision == "bf16" and used != "bf16":
         raise UsageError("this processor doesn't compute in bf16 with openvino; take fp32")
     request = compiled.create_infer_request()

@@ -7,8 +7,9 @@ without squeeze-and-excitation and with ReLU6, stem, first and last stage not sc
 
 import math
 from collections import OrderedDict
+from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -158,16 +159,12 @@ class ResNetEncoder(Encoder):
             reached *= stride
             strides.append(reached)
             before, after = self.channels[index : index + 2]
-            style: Any = {
-                "bottleneck": bottleneck,
-                "dilation": dilation,
-                "norm": norm,
-                "bias": bias,
-            }
-            style |= {"bottleneck": bottleneck}
-            blocks = nn.Sequential(ResidualBlock(before, after, stride=stride, **style))
+            block = partial(
+                ResidualBlock, bottleneck=bottleneck, dilation=dilation, norm=norm, bias=bias
+            )
+            blocks = nn.Sequential(block(before, after, stride=stride))
             for _ in range(count - 1):
-                blocks.append(ResidualBlock(after, after, stride=1, **style))
+                blocks.append(block(after, after, stride=1))
             self.add_module(f"layer{index + 1}", blocks)
         self.strides = tuple(strides)
 
