@@ -34,7 +34,7 @@ CENTRAL = 0.5
 """A patch laid around a pixel has it in this central part of its side, not always in the middle:
 else the network could learn where in an input the object is."""
 NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
-"""Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
+"""Inputs, or pixels, that tell how many grey levels there are; so few that a line says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
