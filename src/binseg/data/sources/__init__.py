@@ -47,7 +47,7 @@ class Source:
     problems at once."""
     needs: str | None = None  # Refusal of a path where `find` finds nothing; None: `read` says it
     is_published: bool = False
-    """True if publications share its split: copies across it are said, but stop nothing."""
+    """True if publications or `binseg label` drew its split: copies across it stop nothing."""
     marks: tuple[tuple[str, ...], ...] = ((),)  # The first file found has the words of one row
 
     def is_here(self, root: Path) -> bool:
@@ -80,7 +80,7 @@ SOURCES: Mapping[str, Source] = {
         about="any folder with data.images and data.masks", find=Path.is_dir, read=read_patterns),
     "labelled": Source(about="images labelled with `binseg label`", find=find_labelled,
         read=read_labelled,
-        needs="there are no labels of `binseg label` beside these images"),
+        needs="there are no labels of `binseg label` beside these images", is_published=True),
     "oxford-pet": Source(about="the official Oxford-IIIT Pet layout", find=find_oxford_pet,
         read=read_oxford_pet,
         needs="the official layout is images/ and annotations/trimaps/; with --download "
