@@ -298,10 +298,10 @@ def test_check_is_strict_on_demand(write_discs: Write, tmp_path: Path) -> None:
 def test_augment_draws_a_sheet(discs: Path, tmp_path: Path) -> None:
     """The sheet has a row a sample and a column a variant, the unchanged one first."""
     out = tmp_path / "sheet.png"
-    run("augment", "--data", discs, "--size", 32, "--samples", 3, "--variants", 2, "--out", out)
+    run("augment", "--data", discs, "--size", 32, "--out", out)
     height, width, _ = pixels(out).shape
-    assert 3 * 32 < height < 4 * 32
-    assert 3 * 32 < width < 4 * 32
+    assert 4 * 32 < height < 5 * 32
+    assert 6 * 32 < width < 8 * 32
 
 
 def test_evaluate_other_data(trained: Path, write_discs: Write, tmp_path: Path) -> None:

@@ -123,6 +123,11 @@ def test_training_images_help_few_to_say_what_is_usual(make: Make) -> None:
     assert num_predictions(make(), 10, 20) == 3 * 10 + 10 + 20
 
 
+def test_a_fixed_threshold_needs_no_pass_of_its_own(make: Make) -> None:
+    """Nothing is chosen: the images are predicted for scores, report and card."""
+    assert num_predictions(make(threshold=0.5), 100, 1000) == 348 - 100
+
+
 @pytest.mark.parametrize(
     ("left", "kept"),
     [

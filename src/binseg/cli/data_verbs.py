@@ -88,8 +88,6 @@ def augment(
     data: opt.Data = None,
     recipe: opt.Recipe = None,
     out: Annotated[Path, option("The image to write.", "FILE")] = Path("sheet.png"),
-    samples: Annotated[int, option("Rows.", min=1, max=32)] = 4,
-    variants: Annotated[int, option("Changed versions a row.", min=1, max=16)] = 5,
     size: opt.Size = None,
     border: opt.Border = None,
     seed: opt.Seed = None,
@@ -99,7 +97,7 @@ def augment(
 
     Examples:
         binseg augment my_folder/ --out sheet.png
-        binseg augment my_folder/ --recipe pet-unet-cosine --samples 6
+        binseg augment my_folder/ --recipe pet-unet-cosine
         binseg augment synthetic --set augment.preset=pet-cosine
     """
     from binseg.config import load_recipe
@@ -108,9 +106,7 @@ def augment(
     data = opt.one_data(place, data)
     sections = opt.nested(data__path=data, data__border=border, input__size=size, train__seed=seed)
     whole = load_recipe(recipe, overrides=set_ or (), sections=sections)
-    plot_augmentation(
-        whole, out=out, num_samples=samples, num_variants=variants, progress=progress_of(context)
-    )
+    plot_augmentation(whole, out=out, progress=progress_of(context))
     show(f"written to {out}")
 
 

@@ -71,7 +71,7 @@ class MaskRule:
         return mask_HW, valid_HW
 
     def describe(self) -> str:
-        """Say the rule in one phrase, as it is told to the user and written into reports."""
+        """Say the rule in one phrase, for the user and for reports."""
         if self.kind == "polygons":
             return "outlines, filled (a ring inside a ring is a hole)"
         ignored = f", {self._name(self.ignore)} ignored" if self.ignore else ""

@@ -34,7 +34,7 @@ CENTRAL = 0.5
 """A patch laid around a pixel has it in this central part of its side, not always in the middle:
 else the network could learn where in an input the object is."""
 NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
-"""Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
+"""Inputs, or pixels, that tell how many grey levels there are; so few that a line says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +136,9 @@ def _cut_into(
         box = Box(top=top, left=left, height=size, width=size)
         out_CHW[:] = cut(planes_CHW.transpose(1, 2, 0), box).transpose(2, 0, 1)
         return
-    bottom, right = size - below, size - behind
     inside_CHW = planes_CHW[:, max(0, top) :, max(0, left) :][:, :rows, :columns]
-    out_CHW[:, above:bottom, before:right] = inside_CHW
-    middle = out_CHW[:, above:bottom]
-    middle[:, :, :before] = middle[:, :, before : 2 * before][:, :, ::-1]
-    middle[:, :, right:] = middle[:, :, right - behind : right][:, :, ::-1]
-    out_CHW[:, :above] = out_CHW[:, above : 2 * above][:, ::-1]
-    out_CHW[:, bottom:] = out_CHW[:, bottom - below : bottom][:, ::-1]
+    around = ((0, 0), (above, below), (before, behind))
+    out_CHW[:] = np.pad(inside_CHW, around, mode="symmetric")
 
 
 def open_images(

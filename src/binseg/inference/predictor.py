@@ -31,7 +31,7 @@ from binseg.transforms.preprocess import Size, normalise, prepare, prepare_batch
 from binseg.types import TTA, Preprocessing
 
 SAME_SCALE = 0.05  # difference of two pixel sizes that is none
-Tell = Callable[[int], object]  # is told of units of work as they are done
+Tell = Callable[[int], object]  # hears of units of work as they are done
 _Image = TypeVar("_Image", bound=ImageLike)
 _AXES: dict[str, tuple[tuple[int, ...], ...]] = {
     "none": ((),),

@@ -180,7 +180,9 @@ class _Page:
                 source = placement.source
                 part_HW = geometry.restore(map_HW, placement)
                 part_HW *= rows[source.top][:, None] * columns[source.left]
-                _add(canvas_HW, part_HW, source.top - base, source.left, height - base)
+                moved = replace(source, top=source.top - base)
+                inner_HW, where = geometry.inside(part_HW, moved, height - base, width)
+                canvas_HW[where] += inner_HW
             ready = tops[index + 1] if index + 1 < len(tops) else height
             if ready > told:
                 tell(ready - told)
@@ -307,16 +309,3 @@ class _Page:
                 parts.append(some_HWC.reshape(-1, info.channels))
         ends = (np.min(lows, axis=0), np.max(highs, axis=0))
         return preprocess.percentile_range(np.concatenate(parts), ends)
-
-
-def _add(
-    canvas_HW: Probability, part_HW: Float32[np.ndarray, "h w"], top: int, left: int, end: int
-) -> None:
-    """Add a tile to the canvas, without what lies outside it or below row `end`."""
-    height, width = part_HW.shape
-    bottom, right = min(top + height, end), min(left + width, canvas_HW.shape[1])
-    above, before = max(top, 0), max(left, 0)
-    if bottom > above:
-        canvas_HW[above:bottom, before:right] += part_HW[
-            above - top : bottom - top, before - left : right - left
-        ]

@@ -21,7 +21,7 @@ def rank(shares: Mapping[str, float], *, seed: int = 0) -> list[str]:
     return [names[place] for place in np.argsort(-keys)]
 
 
-MORE = 20  # further masks whose worth is told
+MORE = 20  # further masks whose worth is shown
 ENOUGH = 0.01  # gain of `MORE` masks below which one may stop
 _LEAST_POINTS, _LAST_POINTS = 2, 5
 

@@ -13,6 +13,7 @@ from binseg.config.recipe import DataConfig
 from binseg.data.dataset import name_some
 from binseg.data.masks import MaskRule, detect_rule
 from binseg.data.samples import find_stored_poses, in_pose, read_mask
+from binseg.data.sources.annotations import runs_of
 from binseg.data.sources.layouts import mask_name_of
 from binseg.data.sources.listing import list_folder
 from binseg.errors import DataError, UsageError, suggest
@@ -77,7 +78,7 @@ def _cvat(labelled: Labelled, out: Path) -> str:
         for one in find_objects(mask_HW):
             box = np.s_[one.top : one.top + one.height, one.left : one.left + one.width]
             place = {side: str(getattr(one, side)) for side in ("left", "top", "width", "height")}
-            runs = ", ".join(map(str, _runs(_object(mask_HW, one.label)[box])))
+            runs = ", ".join(map(str, runs_of(_object(mask_HW, one.label)[box])))
             ET.SubElement(image, "mask", {**facts, "rle": runs, **place})
     text = ET.tostring(root, encoding="unicode", xml_declaration=True)
     write_text(out / "annotations.xml", text + "\n")
@@ -103,14 +104,6 @@ def _yolo(labelled: Labelled, out: Path) -> str:
 
 KINDS: Mapping[str, Callable[[Labelled, Path], str]]
 KINDS = {"labelme": _labelme, "coco": _coco, "cvat": _cvat, "yolo": _yolo}  # formats by name
-
-
-def _runs(mask_hw: Bool[np.ndarray, "h w"]) -> list[int]:
-    """Run lengths row by row, background first, as CVAT writes them."""
-    flat = mask_hw.ravel()
-    bounds = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
-    runs = np.diff(bounds).tolist()
-    return [0, *runs] if flat.size and flat[0] else runs
 
 
 def _object(mask_HW: Bool[np.ndarray, "H W"], label: int) -> Bool[np.ndarray, "H W"]:

@@ -1,7 +1,7 @@
 """The networks that help (torch): ready-made features of a pretrained one, and one that learns.
 
 That one learns in rounds on labelled pixels only, each from the pretrained base, so that what was
-drawn wrong and mended leaves no trace.
+drawn wrong and corrected leaves no trace.
 """
 
 import time

@@ -105,7 +105,7 @@ def create_model(
             them.
         in_channels: channels of the images.
         out_channels: channels of the logits.
-        progress: is told what loading the weights left out or changed.
+        progress: hears what loading the weights left out or changed.
         options: changes to the pair's defaults (`resolve_options`).
 
     Raises:
@@ -187,7 +187,7 @@ def _resolved(
 def build_model(recipe: Recipe, *, progress: Progress = SILENT) -> nn.Module:
     """Build a recipe's network; its first weights follow from `train.seed` alone.
 
-    Weights that were trained on images with another mean or deviation than the recipe's are told.
+    A line names weights that were trained with another mean or deviation than the recipe's.
     Raises UsageError (unknown names, options, values) and DataError (encoder weights that can't be
     had).
     """

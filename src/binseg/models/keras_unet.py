@@ -82,7 +82,7 @@ class KerasUNet(nn.Module):
         padded = images_BCHW
         if any(padding):
             padded = functional.pad(images_BCHW, padding, mode="replicate")
-        # Keras moves inputs to its own idea of a device, unless it is told.
+        # Keras moves inputs to its own idea of a device, unless one is given.
         kind = "gpu" if images_BCHW.is_cuda else "cpu"
         with keras.device(f"{kind}:{images_BCHW.device.index or 0}"):
             values = [self.get_parameter(name) for name in self.names]

@@ -4,7 +4,7 @@ Without a budget this is said beforehand, from the machine's speed and the recip
 (`expected_seconds`); with one, what comes after the epochs is measured before them, and once more
 after them with the trained network, so that trials for which no time is left are given up.
 
-The speed (`measure_machine`) is that of a few real steps of two sizes: they tell what a step costs
+The speed (`measure_machine`) is that of a few real steps of two sizes: they show what a step costs
 however small it is, and what each pixel adds, within a tenth from 64x64 to 256x256.
 """
 
@@ -128,7 +128,8 @@ def num_predictions(recipe: Recipe, num: int, num_train: int) -> int:
     asked = recipe.train.tta
     times = TTA_PASSES[allowed_tta(recipe) if asked == "tune" else asked]
     tried = (1 + times) * min(num, NUM_TRIED) if asked == "tune" and times > 1 else 0
-    return tried + times * (2 * num + min(num, NUM_IMAGES) + lessons)
+    passes = 1 + (recipe.train.threshold == "tune")
+    return tried + times * (passes * num + min(num, NUM_IMAGES) + lessons)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,9 +253,9 @@ SMALL, USUAL, QUICK = Trial(64, 2), Trial(192, 4), Trial(128, 4)
 NUM_STEPS = 3
 MEMORY_SIZE = 96  # Side in pixels of the inputs that tell the memory, which grows by pixels
 MEGAPIXEL_OF_SMALL = 28.0
-"""Seconds of a million pixels for each second of a small step; told so where that one took all the
+"""Seconds of a million pixels for each second of a small step; taken where that one took all the
 time there is for measuring."""
-LIMIT = 10.0  # Seconds that measuring may take; what doesn't fit is told from the first
+LIMIT = 10.0  # Seconds that measuring may take; the rest is reckoned from the first network
 TRIAL_SHARE = 0.03  # likewise of the budget
 RELATIVE: Mapping[str, float] = MappingProxyType(
     {"unet-compact": 1.0, "unet-small": 1.6, "unet": 2.1, PRETRAINED: 2.6, LARGE: 5.2}

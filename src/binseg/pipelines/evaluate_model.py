@@ -63,7 +63,7 @@ def evaluate(
         spacing: millimetres per pixel; distances are then in mm.
         device: auto, cpu or cuda; for a model that is loaded here.
         known: what `measure_shard` found out of all images, which aren't predicted again.
-        progress: told how far it is.
+        progress: hears how far it is.
 
     Raises:
         UsageError: an unknown split or column, or no data.

@@ -227,7 +227,7 @@ def _rounds(home: Path, images: Path, folder: Path, orders: Any, events: Any) ->
         ahead = ahead[:_MOST_PREDICTED]
         for some in (ahead[:4], ahead[4:]):
             for name in some:
-                with suppress(BinsegError):  # an unreadable image is told where it is opened
+                with suppress(BinsegError):  # whoever opens an unreadable image sees why
                     image = open_working_image(name, paths[name])
                     data = encode_probability(network.probability(image.small_hw3))
                     write_bytes(folder / f"{name}.png", data)
@@ -257,7 +257,7 @@ def _score(db: Any, network: warm_engine.WarmNetwork, row: Any) -> float:
 
 
 class _Telling:
-    """Progress that is told to another process."""
+    """Progress that another process shows."""
 
     def __init__(self, events: Any) -> None:
         self._events = events

@@ -1,6 +1,6 @@
 """The record of a run's epochs: metrics.csv, the lines on the screen, and experiment trackers.
 
-A tracker that is missing or fails is told, and training goes on.
+A tracker that is missing or fails costs a line, and training goes on.
 """
 
 import os

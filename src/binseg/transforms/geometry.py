@@ -187,7 +187,7 @@ def blend(
     if len(placements) == 1:
         (only,) = maps
         restored_HW = restore(only, placements[0])
-        return np.ascontiguousarray(_inside(restored_HW, placements[0].source, height, width)[0])
+        return np.ascontiguousarray(inside(restored_HW, placements[0].source, height, width)[0])
     first = placements[0].source
     rows = tile_weights({one.source.top for one in placements}, first.height)
     columns = tile_weights({one.source.left for one in placements}, first.width)
@@ -195,7 +195,7 @@ def blend(
     for map_HW, placement in zip(maps, placements, strict=True):
         source = placement.source
         window_HW = rows[source.top][:, None] * columns[source.left]
-        part_HW, where = _inside(restore(map_HW, placement) * window_HW, source, height, width)
+        part_HW, where = inside(restore(map_HW, placement) * window_HW, source, height, width)
         total_HW[where] += part_HW
     return total_HW
 
@@ -232,7 +232,7 @@ def _risen(
     return np.asarray(np.sin(share * (np.pi / 2)) ** 2)
 
 
-def _inside(
+def inside(
     region_HW: Float32[np.ndarray, "h w"], source: Box, height: int, width: int
 ) -> tuple[Float32[np.ndarray, "h2 w2"], tuple[slice, slice]]:
     """The part of a region that lies in the image, and where in the image it is."""

@@ -72,7 +72,7 @@ def _tool(
 
 
 BY_OPTIONS = {"synthetic", "patterns"}
-"""Kinds that are told by the options alone: ./synthetic is a folder."""
+"""Kinds that the options alone name: ./synthetic is a folder."""
 SOURCES: Mapping[str, Source] = {
     "synthetic": Source(about="synthetic, the built-in generator", find=find_folder,
         read=read_folder),

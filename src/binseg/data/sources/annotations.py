@@ -332,13 +332,17 @@ def rings_of_runs(runs: Sequence[int], *, height: int, width: int) -> tuple[Ring
     return tuple(rings)
 
 
+def runs_of(mask_HW: Mask) -> list[int]:
+    """Count pixels row by row: runs of background and of foreground in turn."""
+    flat = mask_HW.ravel().astype(np.int8)
+    changes = np.flatnonzero(np.diff(flat, prepend=0))
+    return [*np.diff([0, *changes.tolist(), flat.size]).tolist()]
+
+
 def rings_of_mask(mask_HW: Mask, *, left: float = 0.0, top: float = 0.0) -> tuple[Ring, ...]:
     """Turn a bitmap that lies somewhere in an image into rectangles, pixel for pixel."""
     height, width = mask_HW.shape
-    flat = mask_HW.T.ravel().astype(np.int8)
-    changes = np.flatnonzero(np.diff(flat, prepend=0))
-    runs = np.diff([0, *changes.tolist(), flat.size]).tolist()
-    rings = rings_of_runs(runs, height=height, width=width)
+    rings = rings_of_runs(runs_of(mask_HW.T), height=height, width=width)
     return tuple(tuple((x + left, y + top) for x, y in ring) for ring in rings)
 
 
