@@ -54,7 +54,7 @@ def test_train_answers_in_pure_json(train_output: tuple[Path, str, str]) -> None
     folder, stdout, stderr = train_output
     answer = json.loads(stdout)
     assert answer["folder"] == str(folder)
-    assert "taken as folder" in stderr
+    assert "(layout: folder)" in stderr
     assert answer["validation"] == json.loads((folder / "val" / "report.json").read_text("utf-8"))
 
 

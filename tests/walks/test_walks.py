@@ -65,6 +65,7 @@ NEEDS = {
     "--scheduler": "a cluster",
     "--shard auto": "a cluster",
     "runs/eight": "eight GPUs",
+    "--guarantee": "63 images for validation",
 }
 """Commands that are left out, and what they need; they have tests of their own."""
 BUDGET = "20s"

@@ -38,7 +38,7 @@ from binseg.metrics.probabilities import NUM_THRESHOLDS, counts_of, histogram
 from binseg.metrics.scores import score_table
 from binseg.packaging import Guarantee
 from binseg.packaging.card import Knowledge
-from binseg.progress import SILENT, Progress, track
+from binseg.progress import SILENT, Detail, Progress, track
 from binseg.types import Record
 
 SURE = 0.95  # confidence of a guarantee
@@ -190,10 +190,9 @@ def learn_quality(
     further = list(_lessons(predictor, replace(dataset, records=tuple(helpers)), progress))
     known = fit_knowledge(lessons, further)
     if known.num_images < LEAST_FOR_LINE:
-        progress.say(
-            f"quality: {known.num_images} validation images are too few to check the Dice that "
-            f"predictions promise (from {LEAST_FOR_LINE} on); intervals are wide"
-        )
+        told = f"quality: {known.num_images} validation images are too few to check the Dice that "
+        told += f"predictions promise (from {LEAST_FOR_LINE} on); intervals are wide"
+        progress.say(Detail(told))
     return known
 
 

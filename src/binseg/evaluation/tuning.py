@@ -77,7 +77,7 @@ def tune_on_validation(
     is_corrected = recipe.train.postprocess == "tune"
     if recipe.train.threshold != "tune":
         if is_corrected:
-            progress.say("post-processing: not tried, since train.threshold is fixed")
+            progress.say(Detail("post-processing: not tried, since train.threshold is fixed"))
         fixed = Threshold(value=recipe.train.threshold, method="fixed by the recipe")
         return Tuned(threshold=fixed, tta=tta)
     logits, reliabilities, kept = LogitTally(), list[Reliability](), list[Validation]()
@@ -113,7 +113,8 @@ def tune_on_validation(
             [(p > own, truth, valid) for p, truth, valid in kept]
         )
         some = f" (by the first {len(kept)} of {len(val.records)}, to spare memory)"
-        progress.say(f"post-processing: {told}" + (some if len(kept) < len(val.records) else ""))
+        told = f"post-processing: {told}" + (some if len(kept) < len(val.records) else "")
+        progress.say(Detail(told) if postprocessing.is_empty else told)
     return Tuned(
         postprocessing=postprocessing,
         tta=tta,
@@ -186,7 +187,7 @@ def choose_tta(
     gain, error = _mean_and_error(np.array(gains))
     told = f"validation Dice {gain:+.4f} (standard error {error:.4f}, {len(gains)} images)"
     if gain <= max(LEAST_GAIN, error):
-        progress.say(f"tta: none, since {tta} gives {told}")
+        progress.say(Detail(f"tta: none, since {tta} gives {told}"))
         return "none"
     progress.say(
         f"tta {tta}: {told}; predictions take {TTA_PASSES[tta]} times as long (--tta none "

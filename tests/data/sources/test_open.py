@@ -21,7 +21,7 @@ def test_what_was_taken_is_said(fill: Fill, tmp_path: Path, listener: Progress) 
     data = open_dataset(DataConfig(path=str(fill(tmp_path, "a"))), progress=listener)
     lines: list[str] = getattr(listener, "lines", [])
     assert lines == list(data.notes)
-    assert "taken as folder, 1 image" in lines[0]
+    assert "1 image (layout: folder)" in lines[0]
     assert lines[-1] == "masks: 255 foreground, 0 background"
 
 

@@ -157,7 +157,7 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     if config.nodata is not None:
         records = tuple(replace(record, nodata=config.nodata) for record in records)
     num = counted(len(records), "image", "images")
-    taken = f"{config.path}: taken as {kind}, {num}"
+    taken = f"{config.path}: {num} (layout: {kind})"
     notes = [taken, *findings.notes, f"masks: {rule.describe()}"]
     inverted, enlarged = looks_inverted(records, rule), extent_note(records)
     notes += filter(None, (grouped, posed, inverted, enlarged, *notes_on_images(records)))
