@@ -270,7 +270,7 @@ def _scale_line(pair_SNI: Float64[np.ndarray, "2 N I"], fold_N: np.ndarray) -> t
         line = _ridge(rest_MI, np.repeat([-1.0, 1.0], len(rest_MI) // 2), 3.0)
         found_N[fold_N == fold] = line[0] + pair_SNI[0, fold_N == fold] @ line[1]
     # The two kinds are 2 apart; other cameras than validation's are a little sharper or softer.
-    limit = np.quantile(found_N, 0.99) + found_N.std() * 5 / len(found_N) + 0.15
+    limit = np.quantile(found_N, 0.99) + found_N.std() * 2 / len(found_N) + 0.15
     return (round(float(line[0] - limit), 6), *line[1].round(6).tolist())
 
 
