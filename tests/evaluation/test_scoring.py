@@ -160,7 +160,7 @@ def test_strange_data_tests(origin: Origin, write_discs: Write, tmp_path: Path) 
         choose_data(data_config(origin, data), split="val", origin=origin)
     mixed = write_discs(tmp_path / "mixed", [*range(16), 50])
     chosen = choose_data(data_config(origin, mixed), split="all", origin=origin)
-    assert "1 images are unknown to the run: they are in no split." in chosen.notes
+    assert "1 image is unknown to the run: in no split." in chosen.notes
 
 
 def test_names_alone_tell_nothing(origin: Origin, write_discs: Write, tmp_path: Path) -> None:

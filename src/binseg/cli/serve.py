@@ -282,7 +282,7 @@ def suggest(
     seed: Annotated[int, option("Decides every random choice.")] = 0,
     json_: opt.Json = False,
 ) -> None:
-    """Rank the images without a mask: at random, but those that seem empty mostly late.
+    """Rank the images without a mask in random order, those that seem empty mostly last.
 
     Examples:
         binseg suggest my_images/ --model runs/first
@@ -294,7 +294,6 @@ def suggest(
     data = opt.needed_data(place, data, verb="suggest")
     if model is None:
         raise UsageError("which model ranks them? Give --model RUN")
-
     ranked = run(data, model=model, seed=seed, progress=progress_of(context))
     if json_:
         rows = [{"image": name, "foreground": share} for name, share in ranked[:num]]
@@ -302,7 +301,7 @@ def suggest(
         return
     for name, share in ranked[:num]:
         show(f"{name}   foreground {share:.1%}")
-    show(f"{len(ranked)} images have no mask; `binseg label {data} --model {model}` labels them")
+    show(f"without a mask: {len(ranked)}; `binseg label {data} --model {model}` labels them")
 
 
 def _check_parts() -> None:

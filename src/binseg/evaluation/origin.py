@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from binseg.config import DataConfig, Recipe, load_recipe
-from binseg.data.dataset import Dataset
+from binseg.data.dataset import Dataset, counted
 from binseg.data.sources import open_dataset
 from binseg.data.sources.synthetic import is_synthetic
 from binseg.data.splits import assign_splits
@@ -151,7 +151,8 @@ def choose_data(
     if not with_truth:
         raise DataError(f"{dataset.root}: no image of split {split!r} has a mask to score with")
     if len(with_truth) < len(chosen):
-        notes.append(f"{len(chosen) - len(with_truth)} images without a mask are left out.")
+        rest = counted(len(chosen) - len(with_truth), "image", "images")
+        notes.append(f"Left out: {rest} without a mask.")
     used = Counter(trained.get(record.id) for record in with_truth)
     if used["train"]:
         notes.append(f"{used['train']} of these images trained the model.")
@@ -194,8 +195,8 @@ def _with_splits(dataset: Dataset, config: DataConfig, origin: Origin) -> Divide
             notes.append(f"{alike} have the names of the run's images, but other contents.")
     elif num_other:
         notes.append(
-            f"{num_other} images are unknown to the run: "
-            + ("the data's own split holds for them." if own else "they are in no split.")
+            f"{counted(num_other, 'image is', 'images are')} unknown to the run: "
+            + ("the data's own split holds." if own else "in no split.")
         )
     return divided, split_of, notes
 

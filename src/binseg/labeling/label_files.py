@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import name_some
+from binseg.data.dataset import counted, name_some
 from binseg.data.masks import MaskRule, detect_rule
 from binseg.data.samples import find_stored_poses, in_pose, read_mask
 from binseg.data.sources.annotations import runs_of
@@ -33,7 +33,7 @@ def write_labels(kind: str, labelled: Labelled, out: Path) -> str:
     """Write masks by a kind of `KINDS`, and say what it can't hold; UsageError, OutputError."""
     if kind not in KINDS:
         raise UsageError(f"--export {kind}: {suggest(kind, KINDS)}")
-    return f"{len(labelled)} images in {out}{KINDS[kind](labelled, out)}"
+    return f"{counted(len(labelled), 'image', 'images')} in {out}{KINDS[kind](labelled, out)}"
 
 
 def _labelme(labelled: Labelled, out: Path) -> str:

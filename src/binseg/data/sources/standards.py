@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import SPLITS, name_some
+from binseg.data.dataset import SPLITS, counted, name_some
 from binseg.data.sources.annotations import (
     Annotated,
     findings_of,
@@ -223,7 +223,8 @@ def _paired(
     empty, notes = without_mask(alone, len(masks), config, home, noun="mask")
     if listed and len(listed) < len(masks):
         rest = sorted(masks.keys() - listed.keys())
-        notes.append(f"{len(rest)} images in no list are left out ({name_some(rest)})")
+        told = counted(len(rest), "image", "images")
+        notes.append(f"left out: {told} in no list ({name_some(rest)})")
     names = listed or masks
     records = [
         Record(
