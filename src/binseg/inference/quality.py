@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Num, UInt
-from scipy.ndimage import uniform_filter
 
 from binseg.packaging.card import Knowledge
 from binseg.postprocess import label_objects
@@ -63,7 +62,7 @@ NAMES = tuple(one.name for one in STATISTICS)
 _MIXTURE = "an unusual mixture of brightness, colour, detail and mask"
 _FACTORS = {"foreground": np.e, "object size": 2.0}  # Bases of logarithms, told as factors
 _OF_MASK = ("foreground", "doubt", "object size")
-NUM_SIGNS = 8 + len(_OF_MASK)  # `signs`, `second_look`, statistics of the mask
+NUM_SIGNS = 6 + len(_OF_MASK)  # `signs` and the statistics of the mask
 NUM_OF_IMAGE = len(NAMES) - len(_OF_MASK)  # statistics that need no mask; they come first
 _SCALES = (  # Reasons, in the order of `rescaled`
     "finer structures than in training, as larger pixels show",
@@ -147,8 +146,8 @@ def figures(
         some_hw = probability[some, some]
     mask_hw = mask_HW[some, some]
     scores_D = describe(image_HWC, some_hw, mask_hw, preprocessing, size=size, step=step)
-    looks, shapes = second_look(image_HWC, mask_HW), scores_D[NUM_OF_IMAGE:]
-    return scores_D, np.concatenate([signs(some_hw, mask_hw, step=step), looks, shapes])
+    signs_K = signs(some_hw, mask_hw, step=step)
+    return scores_D, np.concatenate([signs_K, scores_D[NUM_OF_IMAGE:]])
 
 
 def describe(
@@ -303,37 +302,6 @@ def signs(
         np.log((area + few) / mask_HW.size),
         np.log((float(sides) + 1 / step) / np.sqrt(area + few)),
     ], np.float64)  # fmt: skip
-
-
-def second_look(
-    image_HWC: Num[np.ndarray, "h w C"], mask_HW: Bool[np.ndarray, "H W"]
-) -> tuple[float, float]:
-    """Find the mask again by colour and texture alone: give the Dice, in logits, and what is lost.
-
-    What a network misses with conviction often still looks like what it found.
-    """
-    every = max(1, min(mask_HW.shape) // 64)
-    mask_hw = mask_HW[::every, ::every]
-    num_in, wide = int(mask_hw.sum()), min(mask_hw.shape) // 8
-    if not 10 < num_in < mask_hw.size - 10:
-        return 0.0, 1.0
-    rows, columns = (
-        np.arange(n) * size // n for n, size in zip(mask_hw.shape, image_HWC.shape[:2], strict=True)
-    )
-    pixels_hwC = image_HWC[np.ix_(rows, columns)].astype(np.float32)
-    pixels_hwC = (pixels_hwC - pixels_hwC.min()) / (np.ptp(pixels_hwC) + 1e-9)
-    near_hwC, square_hwC = (uniform_filter(x, (5, 5, 0)) for x in (pixels_hwC, pixels_hwC**2))
-    rough_hwC = np.sqrt(np.maximum(square_hwC - near_hwC**2, 0))
-    around_hwC = uniform_filter(pixels_hwC, (wide, wide, 0))
-    looks_hwF = np.concatenate([near_hwC, rough_hwC, around_hwC], axis=2)
-    looks_hwF = (looks_hwF - looks_hwF.mean(axis=(0, 1))) / (looks_hwF.std(axis=(0, 1)) + 1e-3)
-    inside_NF, outside_MF = looks_hwF[mask_hw], looks_hwF[~mask_hw]
-    within_FF = np.cov(inside_NF.T) + np.cov(outside_MF.T) + 0.01 * np.eye(looks_hwF.shape[2])
-    way_F = np.linalg.solve(within_FF, inside_NF.mean(axis=0) - outside_MF.mean(axis=0))
-    inside_N, outside_M = inside_NF @ way_F, outside_MF @ way_F
-    middle = (np.median(inside_N) + np.median(outside_M)) / 2
-    kept, added = int((inside_N > middle).sum()), int((outside_M > middle).sum())
-    return float(logit(2 * kept / (kept + added + num_in))), 1 - kept / num_in
 
 
 def logit(share: float | np.ndarray) -> Any:
