@@ -137,7 +137,7 @@ def figures(
     mask_HW: Bool[np.ndarray, "H W"],
     preprocessing: Preprocessing,
 ) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " K"]]:
-    """Compute `describe`, and all signs of the Dice, of huge images by some of their pixels."""
+    """Compute `describe` and all signs of the Dice, of huge images by some of their pixels."""
     step = reduction(mask_HW.shape, preprocessing)
     some, size = slice(step // 2, None, step), mask_HW.shape
     if isinstance(probability, SmallMap):
@@ -146,8 +146,7 @@ def figures(
         some_hw = probability[some, some]
     mask_hw = mask_HW[some, some]
     scores_D = describe(image_HWC, some_hw, mask_hw, preprocessing, size=size, step=step)
-    signs_K = signs(some_hw, mask_hw, step=step)
-    return scores_D, np.concatenate([signs_K, scores_D[NUM_OF_IMAGE:]])
+    return scores_D, np.r_[signs(some_hw, mask_hw, step=step), scores_D[NUM_OF_IMAGE:]]
 
 
 def describe(
