@@ -14,10 +14,10 @@ from binseg.inference.quality import (
     NUM_OF_IMAGE,
     UNLIKE,
     Judge,
-    describe,
     describe_image,
     distances,
     expected_dice,
+    figures,
     interval,
     rescaled,
     signs,
@@ -50,10 +50,11 @@ def lesson(seed: int) -> Lesson:
     """Measure an image as validation does."""
     image_HWC, probability, truth = image(seed)
     mask = probability > 0.5
+    statistics_D, signs_K = figures(image_HWC, probability, mask, SHAPE)
     return Lesson(
-        statistics_D=describe(image_HWC, probability, mask, SHAPE),
+        statistics_D=statistics_D,
         scaled_SI=np.stack([describe_image(x, SHAPE, size=(64, 64)) for x in rescaled(image_HWC)]),
-        signs_K=signs(probability, mask),
+        signs_K=signs_K,
         dice=2 * float((mask & truth).sum()) / float(mask.sum() + truth.sum()),
         group=seed,
         pixel_um=None,

@@ -20,7 +20,6 @@ SUSPICIOUS = 0.5  # score from which on somebody should look
 _SIDE = 48  # pixels; masks are compared with those of other images at this size
 _SHIFTS = 0.06  # shifts that are tried, as a share of the shorter side
 _EXPLAINS = 0.15  # score from which on another reading of the whole mask explains what objects show
-_MOST = 4  # objects of a mask that are looked at, those that contradict most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +149,7 @@ def _objects(
     )
     boxes = ndimage.find_objects(labels_HW)
     found = []
-    for at in np.argsort(-sure * sure / areas)[:_MOST]:
+    for at in np.argsort(-sure * sure / areas)[:4]:
         near = tuple(slice(max(0, one.start - 5), one.stop + 5) for one in boxes[at])
         own_HW = labels_HW[near] == at + 1
         rim_HW = ndimage.binary_dilation(own_HW, iterations=4) & ~own_HW

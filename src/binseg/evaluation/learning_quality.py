@@ -262,14 +262,14 @@ def fit_knowledge(lessons: Sequence[Lesson], further: Sequence[Lesson] = ()) -> 
 
 
 def _scale_line(pair_SNI: Float64[np.ndarray, "2 N I"], fold_N: np.ndarray) -> tuple[float, ...]:
-    """Fit a line that is above 0 for rescaled images, the second, and 1 % of the usual ones."""
+    """Fit a line that is above 0 for rescaled images, the second, and hardly a usual one."""
     found_N = np.empty(len(fold_N))
     for fold in [*np.unique(fold_N), -1]:  # the last is of all
         rest_N = (fold_N != fold) | (fold_N.max() == 0)
         rest_MI = pair_SNI[:, rest_N].reshape(-1, pair_SNI.shape[2])
         line = _ridge(rest_MI, np.repeat([-1.0, 1.0], len(rest_MI) // 2), 3.0)
         found_N[fold_N == fold] = line[0] + pair_SNI[0, fold_N == fold] @ line[1]
-    limit = np.quantile(found_N, 0.99) + found_N.std() * 5 / len(found_N)
+    limit = np.quantile(found_N, 0.99) + found_N.std() * 2 / len(found_N) + 0.15
     return (round(float(line[0] - limit), 6), *line[1].round(6).tolist())
 
 

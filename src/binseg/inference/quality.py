@@ -21,7 +21,6 @@ from binseg.types import Box, Preprocessing
 Flag = Literal["ok", "look", "unlike the training data"]
 UNLIKE: Flag = "unlike the training data"
 LOOK_BELOW = 0.7  # expected Dice below which somebody should look
-NUM_SIGNS = 6  # figures of `signs`
 _SIDE = 384  # pixels; an image of tiles shows its statistics in up to four squares of this side
 _EPS = 1e-3
 
@@ -63,6 +62,7 @@ NAMES = tuple(one.name for one in STATISTICS)
 _MIXTURE = "an unusual mixture of brightness, colour, detail and mask"
 _FACTORS = {"foreground": np.e, "object size": 2.0}  # Bases of logarithms, told as factors
 _OF_MASK = ("foreground", "doubt", "object size")
+NUM_SIGNS = 6 + len(_OF_MASK)  # `signs` and the statistics of the mask
 NUM_OF_IMAGE = len(NAMES) - len(_OF_MASK)  # statistics that need no mask; they come first
 _SCALES = (  # Reasons, in the order of `rescaled`
     "finer structures than in training, as larger pixels show",
@@ -137,7 +137,7 @@ def figures(
     mask_HW: Bool[np.ndarray, "H W"],
     preprocessing: Preprocessing,
 ) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " K"]]:
-    """Compute `describe` and `signs`, of images much larger than their input by some pixels."""
+    """Compute `describe` and all signs of the Dice, of huge images by some of their pixels."""
     step = reduction(mask_HW.shape, preprocessing)
     some, size = slice(step // 2, None, step), mask_HW.shape
     if isinstance(probability, SmallMap):
@@ -146,7 +146,7 @@ def figures(
         some_hw = probability[some, some]
     mask_hw = mask_HW[some, some]
     scores_D = describe(image_HWC, some_hw, mask_hw, preprocessing, size=size, step=step)
-    return scores_D, signs(some_hw, mask_hw, step=step)
+    return scores_D, np.r_[signs(some_hw, mask_hw, step=step), scores_D[NUM_OF_IMAGE:]]
 
 
 def describe(
