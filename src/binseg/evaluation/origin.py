@@ -190,7 +190,7 @@ def _with_splits(dataset: Dataset, config: DataConfig, origin: Origin) -> Divide
     own = any(r.split for r in dataset.records if r.id not in split_of)
     if num_other and not num_known and not own and origin.run is not None and origin.run.contents():
         divided = dataset.with_splits({record.id: "test" for record in dataset.records})
-        notes.append(f"The run knows none of these {num_other} images: all of them test it.")
+        notes.append(f"The run knows none of the images ({num_other}): all of them test it.")
         if alike := sum(record.id in run_splits for record in dataset.records):
             notes.append(f"{alike} have the names of the run's images, but other contents.")
     elif num_other:
