@@ -40,7 +40,8 @@ from binseg.storage import held, remove_scraps
 from binseg.types import Report
 
 BATCH_IMAGES, BATCH_BYTES = 32, 32_000_000  # Most that a worker is given
-_RUNS = 4  # Runs of bands for each worker: more even out, but each computes its first tiles twice
+_MOST_IMAGES = 256  # The same, where there are so many images that all workers get some
+_RUNS = 4  # Runs of bands, or large batches, for each worker: more even out, but each begins anew
 _TRIES = 3  # Workers that may end during a batch before it is halved
 _RECONNECT_S = 60
 _NO_FAULT = "scheduler-connection-lost"  # of a batch, nor of its worker
@@ -111,7 +112,7 @@ def predict_on(
         work = partial(_predict, files, sink.out, options, report=reports, overwrite=renews)
         plain = [one for one in found.images if one.kind == "image"]
         with progress.task("predicting", total=len(plain)) as task:
-            for result, entries in driver.results(work, _batched(plain)):
+            for result, entries in driver.results(work, _batched(plain, driver.num_workers)):
                 everything += result
                 task.advance(result.num_inputs)
                 if sink.entries is not None:
@@ -166,15 +167,16 @@ def _runs(pages: Sequence[Bands], most: int) -> Iterator[list[Bands]]:
                 yield [replace(page, numbers=page.numbers[first : min(first + most, end)])]
 
 
-def _batched(images: Sequence[InputImage]) -> Iterator[list[InputImage]]:
+def _batched(images: Sequence[InputImage], num_workers: int) -> Iterator[list[InputImage]]:
     """Gather images until a batch is full; a file's bytes stand for its pixels."""
+    most = max(BATCH_IMAGES, min(_MOST_IMAGES, len(images) // (_RUNS * num_workers)))
     batch: list[InputImage] = []
     num_bytes = 0
     for image in images:
         with suppress(OSError):  # the worker says what is wrong with it
             num_bytes += image.path.stat().st_size
         batch.append(image)
-        if len(batch) >= BATCH_IMAGES or num_bytes >= BATCH_BYTES:
+        if len(batch) >= most or num_bytes >= BATCH_BYTES:
             yield batch
             batch, num_bytes = [], 0
     if batch:
