@@ -155,7 +155,7 @@ def test_strange_data_tests(origin: Origin, write_discs: Write, tmp_path: Path) 
     data = write_discs(tmp_path, range(50, 54))
     chosen = choose_data(data_config(origin, data), split="test", origin=origin)
     assert len(chosen.records) == 4
-    assert chosen.notes == ("The run knows none of these 4 images: all of them test it.",)
+    assert chosen.notes == ("The run knows none of the images (4): all of them test it.",)
     with pytest.raises(DataError, match="--split all"):
         choose_data(data_config(origin, data), split="val", origin=origin)
     mixed = write_discs(tmp_path / "mixed", [*range(16), 50])

@@ -270,6 +270,22 @@ def test_a_file_is_let_go(cage: Cage, tmp_path: Path) -> None:
     assert path not in held
 
 
+def test_relative_paths_are_those_of_now(
+    cage: Cage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program, or a notebook, may change its folder while the children live on."""
+    for name, level in (("one", 10), ("two", 20)):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4), level).save(tmp_path / name / "a.tif")
+    for name, level in (("one", 10), ("two", 20)):
+        monkeypatch.chdir(tmp_path / name)
+        with cage.open(Path("a.tif"), name="a.tif") as image:
+            assert image.image().max() == level
+        assert cage.survey(Path("a.tif"), name="a.tif").num_pages == 1
+        with cage.windows(Path("a.tif")) as windows:
+            assert windows.read(0, 0, 0, 4, 4).max() == level
+
+
 def test_a_survey_counts_all_pages(cage: Cage, tmp_path: Path) -> None:
     """Stacks are counted page by page, as `needs_windows` and the windows have them."""
     stack, single = tmp_path / "stack.tif", tmp_path / "one.png"

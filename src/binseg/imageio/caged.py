@@ -132,6 +132,8 @@ class _Decoders:
     ) -> dict[str, Any]:
         """Do what an order says; BinsegError tells what is wrong with the image."""
         kind, start = order["do"], self._start
+        if "folder" in order:
+            os.chdir(order["folder"])
         if kind in FACTS:
             path = Path(order["path"])
             _allow(start + _SPARE_BYTES)

@@ -3,6 +3,7 @@
 import json
 import math
 import mmap
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,8 @@ class Child:
     ) -> dict[str, Any]:
         """Send an order and wait for the reply; ImageError if it refuses or falls silent."""
         until = time.monotonic() + seconds
+        if not os.path.isabs(order.get("path") or "/"):  # noqa: PTH117 - we may have moved since it began
+            order = {**order, "folder": os.getcwd()}  # noqa: PTH109
         head = json.dumps(order).encode()
         try:
             self.socket.settimeout(seconds)
