@@ -22,6 +22,7 @@ from binseg.storage import (
     cache_dir,
     locked,
     parse_json,
+    remove_scraps,
     sha256_of,
     write_bytes,
     write_json,
@@ -435,3 +436,19 @@ def test_a_slow_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert seen[0] == "old"
     assert path.read_text() == "new"
     assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_scraps_of_killed_processes_go_and_nothing_else(tmp_path: Path) -> None:
+    """Only names that `atomic_path` gives are removed: the folder may be anybody's."""
+    with atomic_path(tmp_path / "mask.png") as half_written:
+        scrap = tmp_path / half_written.name
+        half_written.write_bytes(b"whole")
+    kept = [".tmp-of mine.png", ".tmp-0123.png", "mask.png", "deep/.tmp-0123456789ab.png"]
+    (tmp_path / "deep").mkdir()
+    for name in kept:
+        (tmp_path / name).touch()
+    scrap.touch()
+    remove_scraps([tmp_path, tmp_path])
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")) == sorted(
+        kept
+    )

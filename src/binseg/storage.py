@@ -74,11 +74,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def remove_scraps(folder: Path) -> None:
-    """Remove what killed processes had begun to write under a folder, where none works now."""
-    for path in folder.rglob(".tmp-*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+def remove_scraps(folders: Iterable[Path]) -> None:
+    """Remove what killed processes had begun to write by `atomic_path`, where none works now."""
+    for folder in set(folders):
+        for path in folder.glob(".tmp-" + 12 * "[0-9a-f]" + "*"):  # no name of anybody else's
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def publish(finished: Path, path: Path) -> None:

@@ -7,7 +7,6 @@ Bands are written whole or not at all, from the top down, so that whatever ends 
 at most one band to compute again.
 """
 
-import contextlib
 import io
 import json
 import shutil
@@ -23,7 +22,7 @@ from binseg.errors import OutputError
 from binseg.imageio import Layout, Windows, decode_tiles, encode_tiles
 from binseg.postprocess import PostProcessing, clean_bands
 from binseg.progress import Progress
-from binseg.storage import atomic_path, write_json
+from binseg.storage import atomic_path, remove_scraps, write_json
 
 MASK, PROBABILITY = 0, 1  # layers of a band
 _JOB = "job.json"
@@ -99,10 +98,8 @@ class Journal:
         """Count each page's bands that are there and intact; the first damaged one ends the row."""
         self._done: dict[int, int] = {}
         broken: set[int] = set()
+        remove_scraps([self.folder])
         for path in sorted(self.folder.iterdir()):
-            if path.name.startswith(".tmp-"):  # of a program that was killed
-                with contextlib.suppress(OSError):
-                    path.unlink()
             if path.suffix != ".band" or path.name.startswith("."):
                 continue
             page, index = (int(part) for part in path.stem.split("-"))

@@ -238,7 +238,7 @@ class FolderSink(Sink):
         """Join the COCO files and tables of all images in the folder; a shard notes its own."""
         if self._shard is None:
             if self._resume:
-                remove_scraps(self.out)
+                remove_scraps(one.mask.parent for one in result.written)
             join_outputs(self.out, options.outputs)
             return
         known = self._shard.read(self.out) or {"entries": []}

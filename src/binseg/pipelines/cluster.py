@@ -122,7 +122,7 @@ def predict_on(
                 everything += driver.huge(image)
             elif image.kind == "video":
                 everything += work([image])[0]
-    remove_scraps(sink.out)
+    remove_scraps(one.mask.parent for one in everything.written)
     sink.finish(options, everything)
     return everything
 
