@@ -41,6 +41,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from binseg.imageio.decoding import MOST_SCANS
 from binseg.inference.pretrained import default_bundle_path
 
 BATCH = 8
@@ -141,7 +142,7 @@ def bombs() -> dict[str, bytes]:
     Image.new("L", (6000, 6000), 90).save(out, "JPEG", progressive=True)
     jpeg = out.getvalue()
     scan = jpeg.rindex(b"\xff\xda")
-    for num in (90, 8000):
+    for num in (MOST_SCANS - 6, 8000):
         made[f"{num} scans"] = jpeg[:scan] + jpeg[scan:-2] * num + jpeg[-2:]
     made["blocks"] = jpeg[:2] + b"\xff\xe5\0\2" * 2_500_000 + jpeg[2:]
     made["overlapping tiles"] = tiff_of(zlib.compress(bytes(1 << 20)), 1024, 8, num_tiles=49)
@@ -171,12 +172,12 @@ def attack(bundle: Path, seconds: float, side: int, json_file: Path | None) -> N
         for data in found.values():  # as many decoders as will be, and all that is kept for later
             with under(server, data):
                 time.sleep(3)
-        time.sleep(1)
+        server.settle()
         rows, before = [], server.memory(whole=True)
         for name, data in found.items():
             with under(server, data):
                 one = asyncio.run(load(server, images, 1, seconds, bad=False, name=name))
-            time.sleep(1)
+            server.settle()
             rows.append({"bomb": name, "p99_ms": one.p99_ms, "answered": one.predictions,
                          "refused_429": one.refused_429, "others": one.others,
                          "memory_mb": server.memory(whole=True)})  # fmt: skip
@@ -187,7 +188,7 @@ def attack(bundle: Path, seconds: float, side: int, json_file: Path | None) -> N
                 "the server's without its decoders"
             )
         after = server.memory(whole=True)
-        with under(server, found["90 scans"]):
+        with under(server, found[f"{MOST_SCANS - 6} scans"]):
             start = time.monotonic()
             server.stop()
             took = time.monotonic() - start
@@ -311,6 +312,14 @@ class Server:
             return total
         statm = Path(f"/proc/{self._process.pid}/statm").read_text("ascii").split()
         return int(statm[1]) * resource.getpagesize() / 1e6
+
+    def settle(self) -> None:
+        """Wait until accepted jobs are done, a minute at most."""
+        for _ in range(30):
+            used = self.processor()
+            time.sleep(2)
+            if self.processor() - used < 0.1:
+                return
 
     def processor(self) -> float:
         """Seconds of processor so far."""

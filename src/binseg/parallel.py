@@ -1,6 +1,8 @@
 """Work on threads, with results in the order of the items and few of them waiting."""
 
+import ctypes
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM, signal
 from typing import Any, TypeVar
 
+_LOW_PRIORITY = 10  # As in `nice`: a tenth of the processor that others want
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -27,6 +30,18 @@ def processor_facts() -> dict[str, str]:
         pairs = (line.partition(":") for line in text.splitlines())
         return {name.strip().lower(): value.strip() for name, _, value in pairs}
     return {}
+
+
+def give_way() -> None:
+    """Lower the priority of the calling thread for good, where threads have one (Linux)."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
+
+
+def give_back_memory() -> None:
+    """Give the system what this process has freed, which glibc keeps for later."""
+    with suppress(OSError, AttributeError):  # other systems, other C libraries
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

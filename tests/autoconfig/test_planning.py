@@ -174,3 +174,12 @@ def test_large_images_are_seen_in_patches_that_show_their_objects(
     assert make_plan(leaves, machine, budget=1200.0, given={}).recipe().input.resize == "stretch"
     whole = replace(leaves, diameter=(600.0, 900.0, 1200.0))
     assert make_plan(whole, stocked, budget=1200.0, given={}).recipe().input.resize == "stretch"
+
+
+@pytest.mark.parametrize(("epochs", "tta"), [(3, "none"), (30, "tune")])
+def test_short_runs_try_no_mirror_images(
+    epochs: int, tta: str, photos: Fingerprint, machine: Machine
+) -> None:
+    """Where scoring them would take longer than a good part of the epochs."""
+    plan = make_plan(photos, machine, budget=None, given={"train.epochs": epochs})
+    assert plan.recipe().train.tta == tta

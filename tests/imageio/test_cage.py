@@ -177,7 +177,7 @@ def test_time_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with monkeypatch.context() as patched:
             patched.setattr("binseg.imageio.cage._VALUES_PER_S", 10**9)
-            with cage.open(jpeg_of_scans(num_scans=90), name="p") as found:
+            with cage.open(jpeg_of_scans(side=6000, num_scans=34), name="p") as found:
                 opened = replace(found, seconds=0.2)
                 start = time.monotonic()
                 with pytest.raises(ImageError, match="too long"):
@@ -205,7 +205,7 @@ def test_work_can_be_stopped_from_outside(cage: Cage) -> None:
 
     other = threading.Thread(target=stop)
     other.start()
-    with cage.open(jpeg_of_scans(side=6000, num_scans=90), name="p") as opened:
+    with cage.open(jpeg_of_scans(side=6000, num_scans=34), name="p") as opened:
         started.set()
         with pytest.raises(ImageError, match="ends the decoder"):
             opened.image()
@@ -236,7 +236,7 @@ def test_many_threads_share_the_children(cage: Cage) -> None:
 
 def test_a_slow_image_keeps_no_other_one_waiting(cage: Cage) -> None:
     """While one child decodes for seconds, another one's pixels come."""
-    bomb, told = jpeg_of_scans(side=6000, num_scans=90), []
+    bomb, told = jpeg_of_scans(side=6000, num_scans=34), []
 
     def decode() -> None:
         with contextlib.suppress(ImageError), cage.open(bomb, name="p") as opened:

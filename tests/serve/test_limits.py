@@ -1,6 +1,7 @@
 """What is too much is refused before it costs anything."""
 
 import asyncio
+import os
 import resource
 import struct
 import threading
@@ -17,6 +18,7 @@ from binseg.errors import UsageError
 from binseg.imageio.cage import Cage
 from binseg.serve import refusals
 from binseg.serve.limits import Capacity, Limits
+from binseg.serve.pipeline import Pipeline
 from binseg.serve.refusals import Refusal
 
 from ..bombs import (  # noqa: TID252 - tests are no package of their own
@@ -202,7 +204,7 @@ def test_a_bomb_is_killed_with_its_request(open_client: Open) -> None:
     with open_client(max_seconds=0.5) as client:
         client.post(URL, content=png(np.zeros((8, 8), np.uint8)))
         start = time.monotonic()
-        answer = client.post(URL, content=jpeg_of_scans(num_scans=90))
+        answer = client.post(URL, content=jpeg_of_scans(side=6000, num_scans=34))
         assert answer.json()["error"]["code"] == "timeout"
         assert time.monotonic() - start < 1.5
         _free(client.app_state["service"].capacity)
@@ -335,8 +337,32 @@ def test_a_part_gives_its_bytes_back_before_the_rest() -> None:
     assert capacity.held_bytes == 0
 
 
+def test_large_images_give_way_to_others() -> None:
+    """What takes long is done by threads of lower priority, and the others keep theirs."""
+
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def ask() -> tuple[int, int]:
+        return await pipeline.aside(priority), await pipeline.in_thread(priority)
+
+    pipeline = Pipeline(Limits(workers=1))
+    try:
+        assert asyncio.run(ask()) == (10, priority())
+    finally:
+        pipeline.close()
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (b"no image", "unreadable_image"),
+        (png(np.zeros((300, 300), np.uint8)), "too_many_pixels"),
+    ],
+    ids=["unreadable", "too large"],
+)
 def test_unreadable_images_are_answered_one_after_the_other(
-    open_client: Open, monkeypatch: pytest.MonkeyPatch
+    bad: bytes, code: str, open_client: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some are answered at once; then a loop of them waits, while a good image does not."""
     waits: list[float] = []
@@ -346,11 +372,11 @@ def test_unreadable_images_are_answered_one_after_the_other(
 
     monkeypatch.setattr(refusals, "_BETWEEN_S", 1.0)
     monkeypatch.setattr("binseg.serve.refusals.asyncio.sleep", sleep)
-    with open_client() as client:
+    with open_client(max_pixels=65_536) as client:
         for _ in range(25):
-            assert client.post(URL, content=b"no image").status_code == 422
+            assert client.post(URL, content=bad).json()["error"]["code"] == code
         told = [round(one) for one in waits if one > 0]
-        assert told[:3] == [1, 2, 3], "five were free; nobody slept here, so the line grows"
+        assert told[:3] == [1, 2, 3], "two were free; nobody slept here, so the line grows"
         assert max(waits) <= 10.0
         num = len(waits)
         assert client.post(URL, content=png(np.zeros((32, 32, 3), np.uint8))).status_code == 200

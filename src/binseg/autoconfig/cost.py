@@ -1,5 +1,6 @@
 """The cost model of a plan: how much a run sees in its time, and how long scoring takes."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -138,6 +139,16 @@ def num_inputs(at: Situation) -> float:
         return at.number("train.epochs") * (each if isinstance(each, int) else whole)
     low, high = UNLIMITED_INPUTS
     return min(max(UNLIMITED_PASSES * whole, low), high)
+
+
+def run_seconds(at: Situation) -> float:
+    """Return the budget, or about how long the epochs take that the user asked for."""
+    if at.budget is not None:
+        return at.budget
+    if "train.epochs" not in at.decided:
+        return math.inf
+    size = at.number("input.size")
+    return num_inputs(at) * size**2 / 1e6 * at.machine.typical(at.text("model.name"))
 
 
 def num_passes(at: Situation) -> float:

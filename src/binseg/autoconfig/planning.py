@@ -227,7 +227,7 @@ def tta(at: cost.Situation) -> cost.Choice:
     num, views = at.fingerprint.num_val, cost.num_mirrored(at)
     if views == 1:
         return "none", "mirrored images would be another kind of image"
-    if at.budget is not None and views * cost.scoring_seconds(at) > TTA_SHARE * at.budget:
+    if views * cost.scoring_seconds(at) > TTA_SHARE * cost.run_seconds(at):
         return "none", f"predicting {num} validation images {views} times would take too long"
     return "tune", f"averages {views} mirrored views where that helps on validation"
 

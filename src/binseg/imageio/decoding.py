@@ -36,7 +36,7 @@ MAX_PIXELS = 400_000_000  # Largest image that is read whole; a small file can c
 MAX_BYTES = 6 * MAX_PIXELS  # Largest decoded image in memory: that many of 16-bit colour
 
 SAMPLE_SIDE = 256  # Side of the windows that tell what a channel usually holds
-_MOST_SCANS = 100  # A progressive JPEG has some ten; each one costs as much time as the whole image
+MOST_SCANS = 40  # A progressive JPEG has some ten; each one costs as much time as the whole image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def check_size(name: str, *, height: int, width: int, channels: int, itemsize: i
 
 def check_scans(jpeg: bytes) -> None:
     """Refuse, by ValueError, a JPEG of more scans than any camera or program writes."""
-    if jpeg[:2] == b"\xff\xd8" and (num := jpeg.count(b"\xff\xda")) > _MOST_SCANS:
+    if jpeg[:2] == b"\xff\xd8" and (num := jpeg.count(b"\xff\xda")) > MOST_SCANS:
         raise ValueError(f"{num:,} scans in one JPEG")
 
 

@@ -2,8 +2,6 @@
 
 import logging
 import math
-import os
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -11,11 +9,11 @@ from collections.abc import Callable
 from functools import partial
 
 from binseg.errors import BinsegError
+from binseg.parallel import give_way
 
 _LOG = logging.getLogger("binseg.label")
 _PAUSE_S = 0.35
 _LOOK_S = 2.0
-_MEEKNESS = 10  # of the thread for chores, as in `nice`
 
 
 class Worker:
@@ -60,8 +58,8 @@ class Worker:
             self._state.notify_all()
 
     def _work(self, next_task: Callable[[], Callable[[], None] | None]) -> None:
-        if next_task == self._next_chore and sys.platform == "linux":  # threads have ranks there
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _MEEKNESS)
+        if next_task == self._next_chore:
+            give_way()
         while (task := next_task()) is not None:
             try:
                 task()

@@ -19,6 +19,7 @@ from binseg.inference import Prediction, PredictOptions
 from binseg.inference.engine import run
 from binseg.inference.sinks import BytesSink, Written
 from binseg.inference.sources import InputImage, ListedSource
+from binseg.parallel import give_way
 from binseg.progress import Silent, Task
 from binseg.serve.incoming import JobQuery, Output
 from binseg.serve.job_store import IMAGE, Job, JobStore
@@ -112,6 +113,7 @@ class JobWorker:
             self._thread.join(_AGAIN_SECONDS)
 
     def _work(self) -> None:
+        give_way()  # to whoever waits for an answer
         while True:
             try:
                 if not self._take_turn():

@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from binseg.errors import UsageError
+from binseg.parallel import give_back_memory
 from binseg.serve.refusals import Refusal
 
 _SMOOTH = 0.1  # Weight of the newest time in the mean
+_LET_GO_BYTES = 100_000_000
 _PUBLIC = ("bytes", "pixels", "seconds", "files", "job_bytes", "job_pixels")
 
 
@@ -80,6 +82,7 @@ class Capacity:
         self._limits = limits
         self._lock = threading.Lock()
         self.held_bytes = 0  # Bytes of images in work, packed and unpacked
+        self._let_go = 0  # Bytes returned since memory was given back to the system
         self.num_slots = 0  # Predictions in work or waiting
         self._seconds = 0.1  # Mean time between two responses while there was work
         self._last = 0.0
@@ -117,6 +120,11 @@ class Capacity:
                 self.held_bytes -= reserved.num_bytes
                 if whole is not None:
                     whole.num_bytes -= reserved.num_bytes
+                self._let_go += reserved.num_bytes
+                is_time = self._let_go > _LET_GO_BYTES
+                self._let_go *= not is_time
+            if is_time:
+                threading.Thread(target=give_back_memory).start()
 
     def take(self, request: Reservation, num_bytes: int) -> None:
         """Reserve more bytes for a whole request."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from binseg.imageio.cage import Cage
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import ModelPredictor
 from binseg.inference.quality import Quality
+from binseg.parallel import give_way
 from binseg.report import for_display
 from binseg.serve.incoming import Judged, Output, Upload
 from binseg.serve.limits import Limits, Reservation
@@ -30,6 +32,7 @@ from binseg.transforms.preprocess import prepare, reduction
 
 _MOST_OUTLINE = 4_000_000  # Pixel sides of outlines in JSON; noise has more, and takes minutes
 _MOST_SIDE = 4096  # Longest side of a preview; browsers refuse canvases that are much larger
+_LARGE = 4_000_000  # Pixels above which an image gives way to smaller ones
 _MOST_INPUT = 16  # Pixels of inputs for each of an image: tiles overlap, may be enlarged
 _ITEM_BYTES = {"uint8": 1, "uint16": 2, "float32": 4}
 _AGAIN_S = 0.05
@@ -43,12 +46,17 @@ class Pipeline:
         self._limits = limits
         self.cage = Cage(limits.workers)
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-images")
+        self._large_pool = ThreadPoolExecutor(limits.workers, initializer=give_way)
         self._job_pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-incoming")
         self.num_coming = 0  # Images not decoded yet, or waiting in a model's line
 
     async def in_thread(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
         """Run a function in a thread; cancelling drops what hasn't begun, and kills a decoder."""
         return await self._run(self._pool, partial(function, *args, **kwargs))
+
+    async def aside(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        """Do as `in_thread`, giving way to other threads: for what takes long, as large images."""
+        return await self._run(self._large_pool, partial(function, *args, **kwargs))
 
     async def for_job(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
         """Do as `in_thread`, in threads of their own: a slow disk keeps no image waiting."""
@@ -99,7 +107,8 @@ class Pipeline:
             maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))
         finally:
             self.num_coming -= 1
-        data, media, quality = await self.in_thread(
+        run = self.aside if math.prod(facts["size"]) > _LARGE else self.in_thread
+        data, media, quality = await run(
             _encode, predictor, image_HWC, maps_NHW, facts=facts, output=output, judges=judges
         )
         (height, width), pixel = facts["size"], facts["pixel_size"]
@@ -116,7 +125,7 @@ class Pipeline:
     def close(self) -> None:
         """Finish what was begun, but for decoding, which is given up."""
         self.cage.close()
-        for pool in (self._pool, self._job_pool):
+        for pool in (self._pool, self._large_pool, self._job_pool):
             pool.shutdown(wait=True, cancel_futures=True)
 
 

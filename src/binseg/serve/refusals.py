@@ -17,8 +17,9 @@ from starlette.responses import Response
 from binseg.errors import BinsegError, DataError, OutputError, UsageError
 
 LOG = logging.getLogger("uvicorn.error")
-_BETWEEN_S = 0.25  # Time between two answers that an image can't be read
-_SAVED_S = 5.0  # Turns of so many seconds that nobody took are given at once
+_BETWEEN_S = 0.25  # Time between two answers that an image is refused
+_OF_IMAGES = {"unreadable_image", "stack", "too_many_pixels"}
+_SAVED_S = 2.0  # Turns of so many seconds that nobody took are given at once
 _LONGEST_DELAY_S = 10.0
 
 
@@ -97,7 +98,7 @@ def refusal_of(error: Refusal | BinsegError) -> Refusal:
 def add_handlers(app: FastAPI) -> None:
     """Make every failure of an application a refusal.
 
-    Those of unreadable images come one after the other, so that loops of them starve nobody.
+    Those of bad images come one after the other, so that loops of them starve nobody.
     """
     next_turn = 0.0
 
@@ -114,7 +115,7 @@ def add_handlers(app: FastAPI) -> None:
                 refusal = refusal_of(error)
                 if refusal is not error and refusal.status >= 500:
                     LOG.error("%s", " ".join(str(error).split()))
-                if refusal.code == "unreadable_image":
+                if refusal.code in _OF_IMAGES:
                     await wait_for_turn()
                 return refusal.response()
             case RequestValidationError():

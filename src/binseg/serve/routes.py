@@ -173,7 +173,7 @@ async def show(request: Request, service: Parts) -> Response:
     pipeline, limits = service.pipeline, service.limits
 
     def work(sent: list[Upload], reserved: Reservation) -> Coroutine[Any, Any, Response]:
-        return pipeline.in_thread(preview, pipeline.cage, sent[0], limits=limits, reserved=reserved)
+        return pipeline.aside(preview, pipeline.cage, sent[0], limits=limits, reserved=reserved)
 
     return await _answer(request, service, work)
 
