@@ -314,12 +314,13 @@ class Server:
         return int(statm[1]) * resource.getpagesize() / 1e6
 
     def settle(self) -> None:
-        """Wait until accepted jobs are done, a minute at most."""
+        """Wait until accepted jobs are done, a minute at most, and ten seconds more."""
         for _ in range(30):
             used = self.processor()
             time.sleep(2)
             if self.processor() - used < 0.1:
-                return
+                break
+        time.sleep(10)
 
     def processor(self) -> float:
         """Seconds of processor so far."""

@@ -19,7 +19,7 @@ from binseg.inference import Prediction, PredictOptions
 from binseg.inference.engine import run
 from binseg.inference.sinks import BytesSink, Written
 from binseg.inference.sources import InputImage, ListedSource
-from binseg.parallel import give_way
+from binseg.parallel import give_back_memory, give_way
 from binseg.progress import Silent, Task
 from binseg.serve.incoming import JobQuery, Output
 from binseg.serve.job_store import IMAGE, Job, JobStore
@@ -32,7 +32,7 @@ from binseg.types import Preprocessing
 
 _MOST_STARTS = 3  # A job that took the server down with it so often isn't tried again
 _LARGE_OUTPUTS = ("mask", "probability")
-_IDLE_SECONDS = 60.0
+_IDLE_SECONDS = 10.0
 _AGAIN_SECONDS = 0.1
 _TROUBLE_SECONDS = 5.0  # Until a store that failed is tried again
 
@@ -139,6 +139,7 @@ class JobWorker:
             if not self._is_woken and not self.is_stopping:
                 self._changed.wait(_IDLE_SECONDS)
         self._store.remove_old(hours=self._limits.keep_hours)
+        give_back_memory()
         return True
 
     def _do(self, job: Job) -> None:
