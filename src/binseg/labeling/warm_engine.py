@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from binseg.inference.runtimes import computes_bf16
 from binseg.labeling.cold_engine import Features
 from binseg.labeling.label_log import Labels
 from binseg.labeling.open_image import RGB
@@ -127,7 +128,7 @@ def train_round(
     groups: list[dict[str, Any]] = [{"params": rest, "lr": RATE}, slow]
     optimiser = torch.optim.AdamW(groups, weight_decay=1e-2)
     rates = [group["lr"] for group in optimiser.param_groups]
-    loss_of = build_loss("bce-dice")
+    loss_of, is_mixed = build_loss("bce-dice"), computes_bf16()
     start, step = time.monotonic(), 0
     while True:
         spent = (time.monotonic() - start) / seconds
@@ -138,7 +139,9 @@ def train_round(
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, (step + 1) / 10) * (0.5 + 0.5 * np.cos(np.pi * share))
         images, target, valid = _batch(model, examples, random)
-        loss = loss_of(model(images), target, valid)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+            logits = model(images)
+        loss = loss_of(logits.float(), target, valid)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
