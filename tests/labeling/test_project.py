@@ -346,6 +346,19 @@ def test_a_log_that_others_made_is_data_alone(photos: Path, sql: str, told: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("opened", ["label", "train"])
+def test_a_damaged_schema_that_is_no_text_is_one_line(photos: Path, opened: str) -> None:
+    """SQLite quotes the damaged bytes in its message, which are no UTF-8."""
+    Project(photos).close()
+    log = photos.parent / "labels.sqlite"
+    data = log.read_bytes()
+    assert b"references images" in data
+    log.write_bytes(data.replace(b"references images", b"re\xff\xff\xff\xffnces images"))
+    with pytest.raises((DataError, OutputError), match=r"labels\.sqlite") as caught:
+        Project(photos) if opened == "label" else open_dataset(DataConfig(path=str(photos)))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_log_names_no_files_elsewhere(photos: Path, tmp_path: Path) -> None:
     """Images are those that lie in the folder, of the size that they have, whatever a log says."""
     Image.new("RGB", (9, 9)).save(tmp_path / "secret.png")

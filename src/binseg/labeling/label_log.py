@@ -14,6 +14,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from binseg.data.samples import fill_shapes
+from binseg.data.sources.labelled import LOG_ERRORS
 from binseg.data.sources.listing import list_folder
 from binseg.errors import DataError, ImageError, OutputError, UsageError, one_line
 from binseg.imageio import decode_image
@@ -230,7 +231,7 @@ def connect(path: Path) -> sqlite3.Connection:
         check_schema(db)
         db.execute("pragma journal_mode=wal")
         db.execute("pragma synchronous=full")
-    except sqlite3.Error as error:
+    except LOG_ERRORS as error:
         raise OutputError(f"can't open {path}: {error}") from None
     return db
 
@@ -240,7 +241,7 @@ def reading() -> Iterator[None]:
     """Raise a DataError of one line where a log is damaged or locked."""
     try:
         yield
-    except sqlite3.Error as error:
+    except LOG_ERRORS as error:
         raise DataError(
             f"labels.sqlite can't be read ({one_line(str(error))}); put a copy of it in its place"
         ) from None

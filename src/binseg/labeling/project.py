@@ -8,7 +8,6 @@ synchronous=FULL); a mask follows its line, at the next opening where a crash ca
 import hashlib
 import json
 import os
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ import numpy as np
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
-from binseg.data.sources.labelled import LOG, images_of_project
+from binseg.data.sources.labelled import LOG, LOG_ERRORS, images_of_project
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.imageio import probe, read_labels, write_mask
 from binseg.labeling.label_files import find_masks, put_aside, read_masks
@@ -231,7 +230,7 @@ class Project:
             try:
                 with self._db:
                     yield
-            except sqlite3.DatabaseError as error:
+            except LOG_ERRORS as error:
                 raise OutputError(
                     f"can't write {self.home / LOG}: {error}; nothing was lost: make room on the "
                     "disk, and draw on; a damaged log needs a copy in its place"

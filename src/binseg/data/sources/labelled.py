@@ -16,6 +16,8 @@ from binseg.errors import DataError
 from binseg.types import Record, Split
 
 LOG = "labels.sqlite"
+LOG_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""Errors of a damaged log: SQLite's own message may quote bytes that are no text."""
 _VAL_SHARE = 5  # One in so many, of those that aren't kept to check with, chooses the model
 
 
@@ -46,7 +48,7 @@ def _asked(home: Path, query: str) -> list[tuple[Any, ...]]:
     try:
         with closing(sqlite3.connect(f"{(home / LOG).as_uri()}?mode=ro", uri=True)) as db:
             return db.execute(query).fetchall()
-    except sqlite3.Error as error:
+    except LOG_ERRORS as error:
         raise DataError(f"{home / LOG}: not a log of `binseg label`: {error}") from None
 
 
