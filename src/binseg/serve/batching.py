@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice, zip_longest
 
@@ -16,17 +16,27 @@ Compute = Callable[[UInt[np.ndarray, "N H W C"]], Float32[np.ndarray, "N H W"]]
 
 
 class SharedBackend:
-    """A backend that computes one batch at a time, whoever asks: requests and jobs take turns."""
+    """A backend that computes one batch at a time, whoever asks: requests and jobs take turns.
+
+    It does so on a thread of its own: one of low priority, as that of jobs, would keep all waiting.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.name, self.precision = backend.name, backend.precision
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="binseg-network")
+
+    def open(self) -> None:
+        """Start the thread, with the priority of the caller."""
+        self._thread.submit(int).result()
 
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
         """The logits of a batch of normalised inputs."""
-        with self._lock:
-            return self._backend.logits(inputs_NCHW)
+        return self._thread.submit(self._backend.logits, inputs_NCHW).result()
+
+    def close(self) -> None:
+        """End the thread; nothing is computed afterwards."""
+        self._thread.shutdown()
 
 
 class _Order:

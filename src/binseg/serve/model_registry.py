@@ -31,7 +31,7 @@ class ServedModel:
     def __init__(self, predictor: ModelPredictor, *, is_default: bool, name: str = "") -> None:
         assert predictor.card is not None, "only bundles are served"
         self.predictor = copy(predictor)
-        self.predictor.backend = SharedBackend(predictor.backend)
+        self.predictor.backend = self._backend = SharedBackend(predictor.backend)
         self.card = predictor.card
         self.id = predictor.bundle_id
         self.name = name or predictor.card.name
@@ -40,9 +40,16 @@ class ServedModel:
         self.batcher: Batcher | None = None  # While the server runs
 
     def open(self, expected: Callable[[], int], told: Callable[[int], None]) -> None:
-        """Start the model's thread."""
+        """Start the model's threads."""
+        self._backend.open()
         compute, size = self.predictor.probability_of_inputs, self.predictor.batch_size
         self.batcher = Batcher(compute, batch_size=size, expected=expected, told=told)
+
+    def close(self) -> None:
+        """Finish what was begun, and end the threads."""
+        if self.batcher is not None:
+            self.batcher.close()
+        self._backend.close()
 
     def facts(self) -> dict[str, Any]:
         """The card, for clients; the recipe stays here, as it names the trainer's folders."""

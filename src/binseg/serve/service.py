@@ -67,8 +67,7 @@ class Service:
             self._worker.stop()
         self.pipeline.close()
         for model in self.registry:
-            if model.batcher is not None:
-                model.batcher.close()
+            model.close()
         self.store.close()
 
 
