@@ -1,5 +1,6 @@
 """Batches of several requests' inputs: the answers of each alone, and nobody is held up."""
 
+import os
 import threading
 import time
 from concurrent.futures import Future
@@ -7,7 +8,8 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from binseg.serve.batching import Batcher
+from binseg.parallel import give_way
+from binseg.serve.batching import Batcher, SharedBackend
 
 
 def _inputs(num: int, value: int) -> np.ndarray:
@@ -158,3 +160,30 @@ def test_it_waits_only_for_those_who_are_coming() -> None:
         answer.result(10)
     batcher.close()
     assert model.sizes == [1, 4]
+
+
+def test_one_that_gave_way_keeps_nobody_waiting() -> None:
+    """A batch for a job, whose thread has low priority, is computed with the usual one."""
+    seen = []
+
+    class Looking:
+        """Notes the priority of the thread that computes."""
+
+        name, precision = "looking", "fp32"
+
+        def logits(self, inputs_NCHW: np.ndarray) -> np.ndarray:
+            """Answer with the first channel."""
+            seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return inputs_NCHW[:, 0]
+
+    def ask() -> None:
+        give_way()
+        shared.logits(np.zeros((1, 1, 2, 2), np.float32))
+
+    shared = SharedBackend(Looking())
+    shared.open()
+    job = threading.Thread(target=ask)
+    job.start()
+    job.join()
+    shared.close()
+    assert seen == [os.getpriority(os.PRIO_PROCESS, 0)]
