@@ -38,6 +38,14 @@ def give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
 
 
+def gives_way() -> bool:
+    """Tell whether the calling thread has a lower priority than its process."""
+    if sys.platform != "linux":
+        return False
+    one, all_ = threading.get_native_id(), os.getpid()
+    return os.getpriority(os.PRIO_PROCESS, one) > os.getpriority(os.PRIO_PROCESS, all_)
+
+
 def give_back_memory() -> None:
     """Give the system what this process has freed, which glibc keeps for later."""
     with suppress(OSError, AttributeError):  # other systems, other C libraries

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from binseg.imageio.decoding import Decoder
 from binseg.imageio.formats import FORMATS, decoder_of
 from binseg.imageio.metadata import georeference_of, pixel_size_of
 from binseg.imageio.windows import open_windows
+from binseg.parallel import give_way
 
 from ..bombs import jpeg_in_tiff, jpeg_of_scans  # noqa: TID252 - tests are no package of their own
 
@@ -254,6 +256,26 @@ def test_a_slow_image_keeps_no_other_one_waiting(cage: Cage) -> None:
     cage.stop(slow.ident or 0)
     slow.join()
     assert told == ["image", "bomb"]
+
+
+def test_who_gave_way_has_decoders_that_do(cage: Cage) -> None:
+    """A thread of low priority, as that of jobs, has children of low priority from their start."""
+
+    def look() -> None:
+        with cage.open(_files()["PNG"], name="p") as opened:
+            told.append(os.getpriority(os.PRIO_PROCESS, opened.child.pid))
+            assert opened.image().shape == (40, 50, 3)
+
+    def look_meekly() -> None:
+        give_way()
+        look()
+
+    told: list[int] = []
+    for work in (look_meekly, look):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert told == [10, os.getpriority(os.PRIO_PROCESS, 0)]
 
 
 def test_a_file_is_let_go(cage: Cage, tmp_path: Path) -> None:

@@ -111,6 +111,21 @@ def test_a_batch_holds_inputs_of_one_size() -> None:
     assert model.orders == [[0], [1, 1, 1, 2], [9, 9, 9], [1, 1, 1]]
 
 
+def test_large_images_share_no_batch_with_small_ones() -> None:
+    """A small one waits for one batch of large ones at most, and computes none of theirs."""
+    model = _Model(blocked=True)
+    batcher = Batcher(model, batch_size=2)
+    answers = [batcher.submit(_inputs(1, 0))]
+    assert model.entered.wait(10)
+    answers += [batcher.submit(_inputs(1, value), is_large=True) for value in (1, 1, 1)]
+    answers += [batcher.submit(_inputs(1, 2))]
+    model.gate.set()
+    for answer in answers:
+        answer.result(10)
+    batcher.close()
+    assert model.orders[1:] == [[1, 1], [2], [1]]
+
+
 def test_one_failure_is_that_of_its_batch_alone() -> None:
     """Who shared the batch hears of it, and the thread goes on."""
     model = _Model()

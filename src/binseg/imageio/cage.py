@@ -34,6 +34,7 @@ from binseg.imageio.metadata import PixelSize
 from binseg.imageio.raster import reduced_by
 from binseg.imageio.windows import Windows
 from binseg.imageio.zarr_folders import ZarrAxes
+from binseg.parallel import gives_way
 
 _BUFFER = 1_000_000
 _VALUES_PER_S = 4_000_000  # Least that decoders make a second; lossless JPEG 2000 of noise has 7 M
@@ -137,6 +138,8 @@ class Cage:
                     raise ImageError("not decoded: the program ends")
                 child = self._idle.pop() if self._idle else None
             child = child or self._fork()
+            if gives_way():
+                child.give_way()
             with self._lock:
                 self._users.append((thread, child))
             try:

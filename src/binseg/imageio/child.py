@@ -30,6 +30,11 @@ class Child:
         self.images_left = _RECYCLE
         self._slow_down, self._patience = slow_down, patience
 
+    def give_way(self) -> None:
+        """Work with low priority from now on, for this image alone."""
+        self._slow_down()
+        self.images_left = 0
+
     def ask(
         self,
         order: dict[str, Any],
@@ -104,8 +109,7 @@ class Child:
             except TimeoutError:  # others first: a bomb's decoder delays nobody
                 used = processor_seconds(self.pid)
                 if before is not None and used - before > self._patience / 2:
-                    self._slow_down()
-                    self.images_left = 0
+                    self.give_way()
                 before = used if before is None else before
                 continue
             if not part:

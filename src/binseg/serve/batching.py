@@ -42,9 +42,9 @@ class SharedBackend:
 class _Order:
     """The inputs of one image, and the answers so far."""
 
-    def __init__(self, inputs_NHWC: UInt[np.ndarray, "N H W C"]) -> None:
+    def __init__(self, inputs_NHWC: UInt[np.ndarray, "N H W C"], *, is_large: bool) -> None:
         self.inputs_NHWC = inputs_NHWC
-        self.size = inputs_NHWC.shape[1:]
+        self.kind = (inputs_NHWC.shape[1:], is_large)  # Only one kind is in a batch
         self.maps_NHW = np.empty(inputs_NHWC.shape[:3], np.float32)
         self.num_begun = 0
         self.future: Future[Float32[np.ndarray, "N H W"]] = Future()
@@ -84,10 +84,13 @@ class Batcher:
         self._thread.start()
 
     def submit(
-        self, inputs_NHWC: UInt[np.ndarray, "N H W C"]
+        self, inputs_NHWC: UInt[np.ndarray, "N H W C"], *, is_large: bool = False
     ) -> "Future[Float32[np.ndarray, 'N H W']]":
-        """Have inputs computed; cancelling the future leaves out what isn't computed yet."""
-        order = _Order(inputs_NHWC)
+        """Have inputs computed; cancelling the future leaves out what isn't computed yet.
+
+        Large images have batches of their own, so that small ones don't wait for them.
+        """
+        order = _Order(inputs_NHWC, is_large=is_large)
         with self._changed:
             assert not self._closed, "nothing is submitted after the end"
             self._orders.append(order)
@@ -117,10 +120,10 @@ class Batcher:
         return sum(one.num_left for one in self._orders) >= self._batch_size
 
     def _take(self) -> list[tuple[_Order, slice]]:
-        """Take an equal share of each image that waits, of one size, until the batch is full."""
+        """Take an equal share of each image that waits, of one kind, until the batch is full."""
         alive = [one for one in self._orders if not one.future.cancelled()]
-        orders = [one for one in alive if one.size == alive[0].size]
-        others = [one for one in alive if one.size != alive[0].size]
+        orders = [one for one in alive if one.kind == alive[0].kind]
+        others = [one for one in alive if one.kind != alive[0].kind]
         rounds = zip_longest(*([one] * one.num_left for one in orders))
         turns = (one for round_ in rounds for one in round_ if one is not None)
         batch = []

@@ -104,10 +104,12 @@ class Pipeline:
                 take_in, self.cage, sent, predictor, **how
             )
             assert model.batcher is not None, "models are open while the server runs"
-            maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))
+            is_large = math.prod(facts["size"]) > _LARGE
+            order = model.batcher.submit(inputs_NHWC, is_large=is_large)
+            maps_NHW = await asyncio.wrap_future(order)
         finally:
             self.num_coming -= 1
-        run = self.aside if math.prod(facts["size"]) > _LARGE else self.in_thread
+        run = self.aside if is_large else self.in_thread
         data, media, quality = await run(
             _encode, predictor, image_HWC, maps_NHW, facts=facts, output=output, judges=judges
         )
