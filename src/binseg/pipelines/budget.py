@@ -44,7 +44,7 @@ from binseg.types import TTA_PASSES, Sample
 NUM_TIMED = 3  # validation images that are predicted and measured on trial
 NUM_CORRECTIONS = 5  # corrections of masks that are tried
 CLOSING = 6.0  # seconds kept for curves, bundle, report page and their images, on an idle machine
-EXPECTED_CLOSING = 2.5  # likewise, as a run without a budget most probably needs them
+EXPECTED_CLOSING = 4.5  # likewise, as a run without a budget most probably needs them
 MOST_BUSY = 5.0  # times as long as alone that such work is taken to need on a busy machine, at most
 MARGIN = 1.5
 """Times the measured end that is kept for it: the machine may become busier while it trains, and
