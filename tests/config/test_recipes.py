@@ -156,3 +156,12 @@ def test_a_long_number_of_the_shell_is_refused() -> None:
     """As in a file."""
     with pytest.raises(UsageError, match="a number of 5000 digits"):
         load_recipe(overrides=[f"train.seed={'9' * 5000}"])
+
+
+def test_what_a_long_value_was_is_cut(tmp_path: Path) -> None:
+    """A message stays a line that a person reads, whatever stands in the file."""
+    path = tmp_path / "r.yaml"
+    path.write_text("about: " + "summary " * 900, "utf-8")
+    with pytest.raises(UsageError, match=r"about: .*summary.*\.\.\.\)$") as caught:
+        load_recipe(path)
+    assert len(str(caught.value)) < 400

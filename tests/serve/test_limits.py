@@ -201,10 +201,11 @@ def test_what_takes_too_long_is_given_up(
 
 def test_a_bomb_is_killed_with_its_request(open_client: Open) -> None:
     """A decoder that would go on for seconds ends with its request, and gives all back."""
+    bomb = jpeg_of_scans(side=6000, num_scans=34)
     with open_client(max_seconds=0.5) as client:
         client.post(URL, content=png(np.zeros((8, 8), np.uint8)))
         start = time.monotonic()
-        answer = client.post(URL, content=jpeg_of_scans(side=6000, num_scans=34))
+        answer = client.post(URL, content=bomb)
         assert answer.json()["error"]["code"] == "timeout"
         assert time.monotonic() - start < 1.5
         _free(client.app_state["service"].capacity)

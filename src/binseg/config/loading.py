@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from binseg.config.recipe import Recipe
-from binseg.errors import UsageError, suggest
+from binseg.errors import UsageError, one_line, suggest
 
 MAX_RECIPE_BYTES, MAX_DIGITS = 1_000_000, 100
 MOST_SHOWN = 8  # problems that one message names
@@ -223,7 +223,8 @@ def _merge(tree: dict[str, Any], changes: Mapping[str, object]) -> None:
 
 
 def _describe(detail: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in detail["loc"]) or "recipe"
+    where = one_line(".".join(str(part) for part in detail["loc"]), limit=120) or "recipe"
+    given = one_line(repr(detail["input"]), limit=120)
     if detail["type"] == "extra_forbidden":
         accepted = _fields_at(detail["loc"][:-1])
         return f"{where}: unknown key; {suggest(str(detail['loc'][-1]), accepted)}"
@@ -232,8 +233,8 @@ def _describe(detail: ErrorDetails) -> str:
     message = detail["msg"][:1].lower() + detail["msg"][1:]
     if detail["type"] == "literal_error":
         choices = detail["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{where}: got {detail['input']!r}; {suggest(str(detail['input']), choices)}"
-    return f"{where}: {message} (got {detail['input']!r})"
+        return f"{where}: got {given}; {suggest(str(detail['input']), choices)}"
+    return f"{where}: {message} (got {given})"
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

@@ -317,3 +317,13 @@ def test_names_in_vocs_lists_may_have_spaces(tmp_path: Path) -> None:
     (lists / "val.txt").write_text("c  1\n")
     splits = {record.id: record.split for record in opened(tmp_path).records}
     assert splits == {"a b": "train", "c": "val"}
+
+
+def test_a_place_of_yolo_that_no_file_can_have_is_one_short_line(tmp_path: Path) -> None:
+    """The system refuses a name of thousands of letters before it looks for it."""
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    long = "images " * 60
+    (tmp_path / "data.yaml").write_text(f"train: {long}\nval: {long}\nnames: [x]\n", "utf-8")
+    with pytest.raises(DataError, match="too long") as caught:
+        open_dataset(DataConfig(path=str(tmp_path)))
+    assert len(str(caught.value)) < 200

@@ -26,7 +26,7 @@ from binseg.data.sources.listing import Findings, find_files, holds
 from binseg.data.sources.standards import download_oxford_pet, find_oxford_pet, read_oxford_pet
 from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_synthetic
 from binseg.data.sources.tables import find_kaggle, find_manifest, read_kaggle, read_manifest
-from binseg.errors import DataError, ImageError, UsageError
+from binseg.errors import DataError, ImageError, UsageError, one_line
 from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress
 from binseg.storage import alike, read_bytes
@@ -137,10 +137,14 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
         raise UsageError(f"data.kind is {config.kind!r}; give auto, {', '.join(SOURCES)}")
     kind, root = _locate(config, progress)
     source = SOURCES[kind]
-    found = source.find(root)
-    if not found and source.needs:
-        raise DataError(f"{root}: {source.needs}")
-    findings = source.read(found, root, config)
+    try:
+        found = source.find(root)
+        if not found and source.needs:
+            raise DataError(f"{root}: {source.needs}")
+        findings = source.read(found, root, config)
+    except OSError as error:  # a name that is too long for the system, say
+        named = one_line(str(error.filename or root), limit=100)
+        raise DataError(f"{named}: {error.strerror or 'it cannot be read'}") from None
     if not findings.records:
         raise DataError(f"{root}: no images found")
     options = _by_names(config, findings)
