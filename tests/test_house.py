@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "binseg"
-MAX_LINES, MAX_MODULES = 43_316, 182
+MAX_LINES, MAX_MODULES = 43_297, 180
 """Lines and modules of the whole package; the aim is 42,000 and 200, so these only go down."""
 MAX_MODULE, MAX_FUNCTION = 450, 80
 """Lines of a module, and of a function; a command line's signature doesn't count."""

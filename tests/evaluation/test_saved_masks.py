@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from binseg.cli import app
 from binseg.errors import DataError, ImageError
-from binseg.evaluation.saved_masks import SavedMask
+from binseg.evaluation.scoring import SavedMask
 from binseg.pipelines.evaluate_model import evaluate
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from binseg.packaging import NETWORK, NETWORK_INT8, Card, Threshold
-from binseg.packaging.bundle_files import WEIGHTS
+from binseg.packaging.card import WEIGHTS
 from binseg.postprocess import PostProcessing
 from binseg.types import Preprocessing
 

@@ -11,7 +11,7 @@ import pytest
 
 from binseg.errors import BundleError
 from binseg.packaging import read_bundle, write_bundle
-from binseg.packaging.bundle_files import to_bytes
+from binseg.packaging.bundle import to_bytes
 
 FILES = ("SHA256SUMS", "card.json", "reference.safetensors", "weights.safetensors")
 

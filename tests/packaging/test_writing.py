@@ -17,7 +17,7 @@ from binseg.packaging import (
     read_bundle,
     write_bundle,
 )
-from binseg.packaging.bundle_files import from_bytes, to_bytes
+from binseg.packaging.bundle import from_bytes, to_bytes
 from binseg.types import Preprocessing
 
 FILES = ("SHA256SUMS", "card.json", "reference.safetensors", "weights.safetensors")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from binseg.cli import app
 from binseg.config import DataConfig
 from binseg.errors import OutputError, UsageError
-from binseg.evaluation.saved_masks import SavedMask
+from binseg.evaluation.scoring import SavedMask
 from binseg.inference import ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_files
 from binseg.inference.pretrained import default_bundle_path

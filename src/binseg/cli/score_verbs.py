@@ -80,7 +80,7 @@ def evaluate(
     from binseg.cli.screen import report_items, scores_in_short
     from binseg.evaluation.origin import Origin, check_split_name, data_config
     from binseg.evaluation.report_files import PAGE_NAME
-    from binseg.evaluation.saved_masks import SavedMask
+    from binseg.evaluation.scoring import SavedMask
     from binseg.inference import Predictor, load
     from binseg.metrics import report_as_dict
     from binseg.pipelines.evaluate_model import evaluate as evaluate_model

@@ -22,5 +22,14 @@ from binseg.packaging.bundle import (
     rewritten,
     write_bundle,
 )
-from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, PROOFS
-from binseg.packaging.card import Architecture, Card, DataFacts, Guarantee, Knowledge, Threshold
+from binseg.packaging.card import (
+    NETWORK,
+    NETWORK_INT8,
+    PROOFS,
+    Architecture,
+    Card,
+    DataFacts,
+    Guarantee,
+    Knowledge,
+    Threshold,
+)

@@ -12,11 +12,17 @@ from pydantic import AfterValidator, AwareDatetime, Field, JsonValue, model_vali
 from binseg.config.named_models import Option, model_label
 from binseg.config.recipe import Section
 from binseg.errors import one_line
-from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, WEIGHTS
 from binseg.postprocess.mask_cleaning import PostProcessing
 from binseg.transforms.preprocess import LEAST_LEFT
 from binseg.types import TTA, Preprocessing
 
+CARD = "card.json"
+WEIGHTS = "weights.safetensors"
+REFERENCE = "reference.safetensors"
+SUMS = "SHA256SUMS"
+NETWORK, NETWORK_INT8, PROOFS = "network.onnx", "network-int8.onnx", "proofs.json"
+"""Files that `binseg export --to bundle` adds: the network for other runtimes, and the proof."""
+FILES = frozenset({CARD, WEIGHTS, REFERENCE, SUMS, NETWORK, NETWORK_INT8, PROOFS})
 FORMAT_VERSION = 1
 
 # Cards are printed on terminals and pages: control characters would let a card forge output.

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Num
 
 from binseg.errors import BundleError, needing, one_line
-from binseg.packaging.bundle_files import from_bytes, to_bytes
+from binseg.packaging.bundle import from_bytes, to_bytes
 from binseg.packaging.network_check import Port, check_ir, check_onnx
 from binseg.storage import parse_json
 from binseg.types import AnyImage, Mask, Probability

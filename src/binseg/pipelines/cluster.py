@@ -20,7 +20,7 @@ from typing import Any
 
 from binseg.config import DataConfig
 from binseg.errors import OutputError, UsageError, needing
-from binseg.evaluation.saved_masks import SavedMask
+from binseg.evaluation.scoring import SavedMask
 from binseg.imageio import caged_windows, is_whole
 from binseg.imageio.windows import declared
 from binseg.inference import PredictOptions, Predictor, load

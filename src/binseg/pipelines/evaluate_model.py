@@ -18,8 +18,7 @@ from binseg.evaluation.learning_quality import (
 )
 from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
 from binseg.evaluation.report_files import write_report
-from binseg.evaluation.saved_masks import SavedMask, saved_masks
-from binseg.evaluation.scoring import Scoring, score_dataset
+from binseg.evaluation.scoring import SavedMask, Scoring, saved_masks, score_dataset
 from binseg.inference import PredictOptions, Predictor, load
 from binseg.inference.engine import predict_files
 from binseg.inference.pretrained import default_bundle_path, photo_path
