@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from binseg.evaluation.report_files import write_report
 from binseg.evaluation.scoring import score_dataset
 from binseg.evaluation.tuning import Tuned, tell_calibration, tune_on_validation
 from binseg.inference import ModelPredictor, PredictOptions, load, verify_reference
-from binseg.inference.runtimes.torch import TorchBackend
+from binseg.inference.runtimes.torch import TorchBackend, folded
 from binseg.losses import build_loss
 from binseg.metrics import report_as_dict
 from binseg.models import build_model, create_model, resolve_options
@@ -347,7 +348,7 @@ def in_memory(recipe: Recipe, model: nn.Module, tuned: Tuned | None = None) -> M
     """Wrap the model in memory as a predictor that works just like the one of its bundle."""
     device = resolve_device(recipe.train.device)
     return ModelPredictor(
-        backend=TorchBackend(model.to(device), device=str(device), precision="fp32"),
+        backend=TorchBackend(folded(deepcopy(model)).to(device), device=str(device)),
         preprocessing=recipe.preprocessing(),
         threshold=tuned.threshold.value if tuned else 0.5,
         bundle_id="in training",

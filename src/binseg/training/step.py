@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from binseg.config.recipe import Recipe
 from binseg.errors import UsageError
 from binseg.inference.runtimes.torch import MIXED
 from binseg.losses import BatchCounts, build_loss
-from binseg.models.skeleton import EncoderDecoder
+from binseg.models.skeleton import Encoder, EncoderDecoder
 from binseg.progress import SILENT, Progress
 from binseg.training.batches import Batch
 from binseg.training.clock import Clock
@@ -57,6 +57,9 @@ class TrainingStep:
         self.model.to(device)
         self.loss = build_loss(recipe.loss.name, recipe.loss.options)
         self.encoder = encoder_of(self.model)
+        self._still = before_maps(self.encoder, recipe.train.freeze_encoder_maps)
+        for one in self._still:
+            one.requires_grad = False
         self.augment = build_augment(recipe.augment)
         self.figures: dict[str, float] = {"loss": math.nan, "dice": math.nan, "lr": math.nan}
         """Values at the latest step that was looked at; the Dice is the epoch's so far."""
@@ -83,14 +86,17 @@ class TrainingStep:
         config = self.recipe.train
         is_frozen = epoch < config.freeze_encoder_epochs
         self.model.train()
-        if self.encoder is not None and (is_frozen or config.freeze_batch_norm):
-            for module in self.encoder.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        are_still = {id(one) for one in self._still}
+        for module in self.encoder.modules() if self.encoder is not None else ():
+            if isinstance(module, _BatchNorm):
+                keeps = is_frozen or config.freeze_batch_norm or id(module.weight) in are_still
+                module.train(not keeps)
         if is_frozen == self._is_frozen:
             return
         if self.encoder is not None and (is_frozen or self._is_frozen):
             self.encoder.requires_grad_(not is_frozen)
+            for one in self._still:
+                one.requires_grad = False
         self._is_frozen = is_frozen
         # Anew, since DDP asks for the gradients of all that learnt when it was wrapped.
         self.network = self._fabric.setup_module(self._translated)
@@ -227,9 +233,25 @@ def _shrink(
     return images, targets[:, 0]
 
 
-def encoder_of(model: nn.Module) -> nn.Module | None:
+def encoder_of(model: nn.Module) -> Encoder | None:
     """Give the part of a network that may bring weights of its own, where there is one."""
     return model.encoder if isinstance(model, EncoderDecoder) else None
+
+
+def before_maps(encoder: Encoder | None, num_maps: int) -> list[nn.Parameter]:
+    """List the weights that the first feature maps of an encoder depend on, by their gradients."""
+    if encoder is None or num_maps == 0:
+        return []
+    weights = [one for one in encoder.parameters() if one.requires_grad]
+    was_training = encoder.training
+    side, channels = encoder.strides[-1], weights[0].shape[1]
+    image_1Chw = torch.zeros(1, channels, side, side, device=weights[0].device)
+    maps = encoder.eval()(image_1Chw)[:num_maps]
+    encoder.train(was_training)
+    total = torch.stack([one.sum() for one in maps]).sum()
+    found = torch.autograd.grad(total, weights, allow_unused=True)  # None for those without a part
+    pairs = zip(weights, cast("tuple[torch.Tensor | None, ...]", found), strict=True)
+    return [weight for weight, gradient in pairs if gradient is not None]
 
 
 def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
@@ -238,11 +260,16 @@ def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
         "optimizer.encoder_lr_factor": recipe.optimizer.encoder_lr_factor != 1,
         "train.freeze_encoder_epochs": recipe.train.freeze_encoder_epochs > 0,
         "train.freeze_batch_norm": recipe.train.freeze_batch_norm,
+        "train.freeze_encoder_maps": recipe.train.freeze_encoder_maps > 0,
     }
     used = [name for name, is_used in asked.items() if is_used]
     if not used:
         return
     with torch.device("meta"):
         model = build()
-    if encoder_of(model) is None:
+    encoder, num_maps = encoder_of(model), recipe.train.freeze_encoder_maps
+    if encoder is None:
         raise UsageError(f"{used[0]}: {recipe.model.name} has no encoder of its own; leave it out")
+    if num_maps > len(encoder.strides):
+        told = f"{num_maps} of the {len(encoder.strides)} maps of {recipe.model.encoder}"
+        raise UsageError(f"train.freeze_encoder_maps: {told}; give that many at most")
