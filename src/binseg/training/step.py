@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -57,7 +57,8 @@ class TrainingStep:
         self.model.to(device)
         self.loss = build_loss(recipe.loss.name, recipe.loss.options)
         self.encoder = encoder_of(self.model)
-        self._still = before_maps(self.encoder, recipe.train.freeze_encoder_maps)
+        num_maps = recipe.train.freeze_encoder_maps
+        self._still = self.encoder.before_maps(num_maps) if self.encoder and num_maps else []
         for one in self._still:
             one.requires_grad = False
         self.augment = build_augment(recipe.augment)
@@ -236,22 +237,6 @@ def _shrink(
 def encoder_of(model: nn.Module) -> Encoder | None:
     """Give the part of a network that may bring weights of its own, where there is one."""
     return model.encoder if isinstance(model, EncoderDecoder) else None
-
-
-def before_maps(encoder: Encoder | None, num_maps: int) -> list[nn.Parameter]:
-    """List the weights that the first feature maps of an encoder depend on, by their gradients."""
-    if encoder is None or num_maps == 0:
-        return []
-    weights = [one for one in encoder.parameters() if one.requires_grad]
-    was_training = encoder.training
-    side, channels = encoder.strides[-1], weights[0].shape[1]
-    image_1Chw = torch.zeros(1, channels, side, side, device=weights[0].device)
-    maps = encoder.eval()(image_1Chw)[:num_maps]
-    encoder.train(was_training)
-    total = torch.stack([one.sum() for one in maps]).sum()
-    found = torch.autograd.grad(total, weights, allow_unused=True)  # None for those without a part
-    pairs = zip(weights, cast("tuple[torch.Tensor | None, ...]", found), strict=True)
-    return [weight for weight, gradient in pairs if gradient is not None]
 
 
 def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
