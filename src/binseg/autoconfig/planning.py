@@ -37,10 +37,10 @@ NUM_EPOCHS = 30
 """Validations in a run with a budget: enough to choose from, at a few per cent of the time."""
 LEAST_STEPS = 8
 SMALL_PEAK = 5e-3  # rate of the small network at full size, which has few weights and little time
-ENCODER_FACTOR = 0.3
-"""Rate of a pretrained encoder as a share of the decoder's (3e-4 and 1e-3 on Oxford-IIIT Pet)."""
-SMALL_BATCH, VERY_FEW = 4, 10
-"""Inputs of a step, and training images, up to which batch norm's statistics would be noise."""
+SCRATCH_PEAK, PRETRAINED_PEAK, CONTINUED_PEAK, ENCODER_FACTOR = 1.5e-3, 2e-3, 1e-3, 0.3
+"""Peaks of the rate, and a pretrained encoder's as a share of the decoder's. With 2e-3 and batch
+norm's statistics kept, 270 steps on 70 images of nuclei gave Dice 0.893 on 80 unseen ones, with
+0.7e-3 and statistics of the batches 0.867; 190 steps on Oxford-IIIT Pet 0.929 (1e-3: 0.926)."""
 MEMORY_SHARE = 0.5
 
 
@@ -149,8 +149,11 @@ def loss(at: cost.Situation) -> cost.Choice:
 
 def lr(at: cost.Situation) -> cost.Choice:
     """Choose the peak of the learning rate."""
-    batch = at.number("train.batch_size")
-    peak = 1e-3 if at.is_pretrained else 1.5e-3
+    batch, peak = at.number("train.batch_size"), SCRATCH_PEAK
+    if at.decided.get("model.start_from") is not None:
+        peak = CONTINUED_PEAK
+    elif at.is_pretrained:
+        return PRETRAINED_PEAK, "a fresh decoder learns in few steps at this rate"
     if at.decided.get("model.options") == SMALL_OPTIONS:
         peak = SMALL_PEAK
     lr = round(peak * math.sqrt(min(1.0, batch / 16)), 5)
@@ -166,11 +169,10 @@ def encoder_lr_factor(at: cost.Situation) -> cost.Choice:
 
 
 def freeze_batch_norm(at: cost.Situation) -> cost.Choice:
-    """Keep a pretrained encoder's batch statistics where few images would blur them."""
-    batch, num = at.number("train.batch_size"), at.fingerprint.num_train
-    if not at.is_pretrained or (batch > SMALL_BATCH and num >= VERY_FEW):
+    """Keep the statistics that a pretrained encoder came with."""
+    if not at.is_pretrained:
         return None
-    return True, f"statistics of {batch:.0f} of {num} images would be noise beside ImageNet's"
+    return True, "ImageNet's statistics are steadier than those of a few batches"
 
 
 def per_epoch(at: cost.Situation) -> cost.Choice:
