@@ -58,42 +58,6 @@ def test_frozen_batch_norm_keeps_its_statistics_alone(
     assert not any(np.array_equal(result.best_state[one], before[one].numpy()) for one in own)
 
 
-def test_layers_before_the_first_maps_keep_weights_and_statistics(
-    run: Run, network: Callable[..., nn.Module]
-) -> None:
-    """To the bit, weight decay or not, also behind epochs of a frozen encoder; all others learn."""
-    model = network()
-    early = {id(one) for one in encoder_of(model).before_maps(1)}  # type: ignore[union-attr]
-    names = {name for name, one in model.named_parameters() if id(one) in early}
-    others = {name for name, _ in model.named_parameters()} - names
-    assert {name for name in names if name.startswith("encoder.")} == names != set()
-    assert any(name.startswith("encoder.") for name in others)
-    settings = {"train__epochs": 2, "optimizer__weight_decay": 0.1, "train__monitor": "loss"}
-    for num_frozen in (0, 1):
-        result = run(
-            model=network(),
-            train__freeze_encoder_maps=1,
-            train__freeze_encoder_epochs=num_frozen,
-            **settings,
-        )
-        assert result.best_epoch == 2
-        before = network().state_dict()
-        kept = {name for name in before if np.array_equal(result.best_state[name], before[name])}
-        assert names <= kept
-        assert not others & kept
-        norms = {name.rsplit(".", 1)[0] for name in names}
-        assert all(
-            f"{one}.running_mean" in kept for one in norms if f"{one}.running_mean" in before
-        )
-
-
-def test_maps_that_an_encoder_does_not_have_are_refused() -> None:
-    """Lite0 gives five."""
-    asked = Recipe.model_validate({"train": {"freeze_encoder_maps": 6}})
-    with pytest.raises(UsageError, match=r"freeze_encoder_maps: 6 of the 5 maps"):
-        check_model(lambda: create_model("unet", encoder="efficientnet_lite0"), asked)
-
-
 def test_a_run_that_freezes_resumes_to_the_same_bits(
     run: Run, network: Callable[..., nn.Module], listen: Any, tmp_path: Path
 ) -> None:
@@ -102,7 +66,6 @@ def test_a_run_that_freezes_resumes_to_the_same_bits(
         "train__epochs": 3,
         "train__freeze_encoder_epochs": 1,
         "train__freeze_batch_norm": True,
-        "train__freeze_encoder_maps": 1,
         "optimizer__encoder_lr_factor": 0.3,
     }
     whole = run(model=network(), folder=tmp_path / "whole", **settings)
@@ -145,7 +108,6 @@ def test_the_encoders_rate_is_a_share_of_the_others_at_every_step(
         ("optimizer", {"encoder_lr_factor": 0.1}),
         ("train", {"freeze_encoder_epochs": 1}),
         ("train", {"freeze_batch_norm": True}),
-        ("train", {"freeze_encoder_maps": 1}),
     ],
 )
 def test_a_network_without_an_encoder_is_refused(section: str, change: dict[str, Any]) -> None:

@@ -355,9 +355,6 @@ class TrainConfig(Section):
     """Largest gradient norm; 0 switches clipping off."""
     freeze_encoder_epochs: Annotated[int, Field(ge=0)] = 0
     """First epochs in which the encoder keeps its weights and statistics; the decoder learns."""
-    freeze_encoder_maps: Annotated[int, Field(ge=0)] = 0
-    """Layers before the encoder's first so many feature maps keep the weights that they began with:
-    2 of Lite0 are its layers of edges and colours, nearly half of a step's time."""
     freeze_batch_norm: bool = False
     """Keep the encoder's batch norm statistics throughout: pretrained, with small batches."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -187,7 +187,9 @@ def pixels_of(
     if page is not None:
         raise UsageError(f"page={page} is for multi-page files; got {_kind(image)}")
     if isinstance(image, Image.Image):
-        return _turned(image), "the PIL image", {"source": image}
+        # As `read_image` gives the pixels: the model learnt from turned images.
+        turned = turn(image_of(image, name="the image"), _orientation(image))
+        return turned, "the PIL image", {"source": image}
     if isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or 0 in image.shape:
             raise UsageError(
@@ -202,11 +204,6 @@ def pixels_of(
         f"got {_kind(image)}; predict takes a path, a numpy array (height x width, or height x "
         "width x channels) or a PIL image, or a list of these"
     )
-
-
-def _turned(image: Image.Image) -> Pixels:
-    """Give the pixels as `read_image` would: the model learnt from turned images."""
-    return turn(image_of(image, name="the image"), _orientation(image))
 
 
 def _orientation(image: Image.Image) -> int:

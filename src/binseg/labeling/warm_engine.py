@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from binseg.config.recipe import AugmentConfig
 from binseg.inference.runtimes import computes_bf16
 from binseg.labeling.cold_engine import Features
 from binseg.labeling.label_log import Labels
@@ -22,6 +23,7 @@ from binseg.labeling.open_image import RGB
 from binseg.losses import build_loss
 from binseg.models import create_model
 from binseg.models.skeleton import EncoderDecoder
+from binseg.transforms.augmentation import build_augment
 from binseg.types import IGNORE
 
 ENCODER = "efficientnet_lite0"
@@ -70,6 +72,7 @@ def _principal(maps_1Chw: Tensor) -> Tensor:
 CROP, BATCH = 256, 6
 RATE, ENCODER_SHARE = 2e-3, 0.25  # learning rate of the decoder, and the encoder's as a share of it
 LEAST_STEPS = 60  # steps of a round, however long they take
+_AUGMENT = build_augment(AugmentConfig(preset="strong", orientation="any"))
 _MULTIPLE = 32
 
 
@@ -92,7 +95,8 @@ class WarmNetwork:
         height, width = rgb_hw3.shape[:2]
         pad = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
         with torch.inference_mode():
-            image = functional.pad(_normalised(self._model, rgb_hw3[None]), pad, mode="replicate")
+            image = torch.from_numpy(rgb_hw3.astype(np.float32) / 255).permute(2, 0, 1)[None]
+            image = functional.pad(_normalised(self._model, image), pad, mode="replicate")
             both = self._model(torch.cat([image, image.flip(-1)])).sigmoid()
             mean = (both[0] + both[1].flip(-1))[0] / 2
         found: np.ndarray = mean[:height, :width].numpy()
@@ -138,7 +142,7 @@ def train_round(
             break
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, (step + 1) / 10) * (0.5 + 0.5 * np.cos(np.pi * share))
-        images, target, valid = _batch(model, examples, random)
+        images, target, valid = _batch(model, examples, random, step=step)
         with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
             logits = model(images)
         loss = loss_of(logits.float(), target, valid)
@@ -151,20 +155,15 @@ def train_round(
 
 
 def _batch(
-    model: nn.Module, examples: Sequence[Example], random: np.random.Generator
+    model: nn.Module, examples: Sequence[Example], random: np.random.Generator, *, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut crops around labelled pixels, turned and mirrored at random."""
-    images, labels = [], []
-    for _ in range(BATCH):
-        parts = _crop(examples[int(random.integers(len(examples)))], random)
-        turns, step = int(random.integers(4)), 1 - 2 * int(random.integers(2))
-        image, known = (np.rot90(part, turns)[:, ::step] for part in parts)
-        light = random.uniform(0.8, 1.25), random.uniform(-20, 20)
-        bright = np.clip(image.astype(np.float32) * light[0] + light[1], 0, 255)
-        images.append(bright.astype(np.uint8))
-        labels.append(known)
-    target = torch.from_numpy(np.stack(labels))[:, None]
-    return _normalised(model, np.stack(images)), (target == 1).float(), target != IGNORE
+    """Cut crops around labelled pixels, and change them as training on few images does."""
+    crops = [_crop(examples[int(random.integers(len(examples)))], random) for _ in range(BATCH)]
+    images, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
+    seed = int(random.integers(2**31))
+    changed = _AUGMENT(images.permute(0, 3, 1, 2), labels, seed=seed, epoch=0, step=step)
+    target_B1HW = changed[1][:, None]
+    return _normalised(model, changed[0]), (target_B1HW == 1).float(), target_B1HW != IGNORE
 
 
 def _crop(one: Example, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -183,9 +182,8 @@ def _crop(one: Example, random: np.random.Generator) -> tuple[np.ndarray, np.nda
     return padded, np.pad(known, missing, constant_values=IGNORE)
 
 
-def _normalised(model: nn.Module, rgb_BHW3: np.ndarray) -> Tensor:
+def _normalised(model: nn.Module, images_B3HW: Tensor) -> Tensor:
     assert isinstance(model, EncoderDecoder)
     assert model.encoder.trained_with is not None
     mean, std = (torch.tensor(values)[:, None, None] for values in model.encoder.trained_with)
-    pixels = torch.from_numpy(np.ascontiguousarray(rgb_BHW3)).permute(0, 3, 1, 2)
-    return (pixels.float() / 255 - mean) / std
+    return (images_B3HW - mean) / std

@@ -173,7 +173,7 @@ def slice_images(
     check_columns(asked, names)
     by_size, by_share = (
         _thirds(scored, lambda x: x.tp + x.fn, "{:,.0f} px"),
-        _thirds(scored, _share, "{:.1%}"),
+        _thirds(scored, lambda one: (one.tp + one.fn) / one.num_valid, "{:.1%}"),
     )
     parts = [(BY_SIZE, value, kept) for value, kept in by_size]
     # Where all images have one size, both say the same.
@@ -203,10 +203,6 @@ def _slice(by: str, value: str, kept: Sequence[ImageScores], num_resamples: int)
     interval = bootstrap_interval(dice_N, groups=groups, num_resamples=num_resamples)
     dice = Figure(value=float(np.mean(dice_N)), interval=interval)
     return Slice(by=by, value=value, num_images=len(kept), num_groups=num_groups, dice=dice)
-
-
-def _share(counts: Counts) -> float:
-    return (counts.tp + counts.fn) / counts.num_valid
 
 
 def _thirds(

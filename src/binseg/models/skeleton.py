@@ -6,9 +6,8 @@ and width are h, w.
 
 import math
 from collections import OrderedDict
-from typing import Literal, cast
+from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -141,18 +140,6 @@ class Encoder(nn.Module):
         """Return a U-Net decoder's channels, finest first: `width` at a quarter, doubled below."""
         width = width or self.channels[0]
         return tuple(width * max(1, stride // 4) for stride in self.strides[:-1])
-
-    def before_maps(self, num_maps: int) -> list[nn.Parameter]:
-        """List the weights that the first so many feature maps depend on, by their gradients."""
-        weights = [one for one in self.parameters() if one.requires_grad]
-        was_training, side = self.training, self.strides[-1]
-        image_1Chw = weights[0].new_zeros(1, weights[0].shape[1], side, side)
-        maps = self.eval()(image_1Chw)[:num_maps]
-        self.train(was_training)
-        total = torch.stack([one.sum() for one in maps]).sum()
-        found = torch.autograd.grad(total, weights, allow_unused=True)  # None for all others
-        pairs = zip(weights, cast("tuple[Tensor | None, ...]", found), strict=True)
-        return [weight for weight, gradient in pairs if gradient is not None]
 
 
 class Decoder(nn.Module):

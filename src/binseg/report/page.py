@@ -8,7 +8,6 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -146,7 +145,7 @@ def _columns(report: Report) -> list[Column]:
     if any(one.group is not None for one in images):
         columns.append(_text_column("group", lambda one: one.group or ""))
     names = [*dict.fromkeys(name for one in images for name in one.columns)][:MAX_OWN_COLUMNS]
-    return columns + [_text_column(name, partial(_own_text, name)) for name in names]
+    return columns + [_text_column(name) for name in names]
 
 
 def _score_column(metric: Metric, report: Report) -> Column | None:
@@ -189,11 +188,9 @@ def _found(one: ImageScores) -> Cell:
     return [share, f"{counts.num_matched} of {counts.num_true}"]
 
 
-def _own_text(name: str, one: ImageScores) -> str:
-    return one.columns.get(name, "")
-
-
-def _text_column(name: str, text_of: Callable[[ImageScores], str]) -> Column:
+def _text_column(name: str, text_of: Callable[[ImageScores], str] | None = None) -> Column:
+    """Make a column of text, by default that of the user's own."""
+    text_of = text_of or (lambda one: one.columns.get(name, ""))
     return Column(label=readable(name), kind="text", cell=lambda one: readable(text_of(one)))
 
 

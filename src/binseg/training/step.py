@@ -14,7 +14,7 @@ from binseg.config.recipe import Recipe
 from binseg.errors import UsageError
 from binseg.inference.runtimes.torch import MIXED
 from binseg.losses import BatchCounts, build_loss
-from binseg.models.skeleton import Encoder, EncoderDecoder
+from binseg.models.skeleton import EncoderDecoder
 from binseg.progress import SILENT, Progress
 from binseg.training.batches import Batch
 from binseg.training.clock import Clock
@@ -57,10 +57,6 @@ class TrainingStep:
         self.model.to(device)
         self.loss = build_loss(recipe.loss.name, recipe.loss.options)
         self.encoder = encoder_of(self.model)
-        num_maps = recipe.train.freeze_encoder_maps
-        self._still = self.encoder.before_maps(num_maps) if self.encoder and num_maps else []
-        for one in self._still:
-            one.requires_grad = False
         self.augment = build_augment(recipe.augment)
         self.figures: dict[str, float] = {"loss": math.nan, "dice": math.nan, "lr": math.nan}
         """Values at the latest step that was looked at; the Dice is the epoch's so far."""
@@ -87,17 +83,14 @@ class TrainingStep:
         config = self.recipe.train
         is_frozen = epoch < config.freeze_encoder_epochs
         self.model.train()
-        are_still = {id(one) for one in self._still}
-        for module in self.encoder.modules() if self.encoder is not None else ():
-            if isinstance(module, _BatchNorm):
-                keeps = is_frozen or config.freeze_batch_norm or id(module.weight) in are_still
-                module.train(not keeps)
+        if self.encoder is not None and (is_frozen or config.freeze_batch_norm):
+            for module in self.encoder.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         if is_frozen == self._is_frozen:
             return
         if self.encoder is not None and (is_frozen or self._is_frozen):
             self.encoder.requires_grad_(not is_frozen)
-            for one in self._still:
-                one.requires_grad = False
         self._is_frozen = is_frozen
         # Anew, since DDP asks for the gradients of all that learnt when it was wrapped.
         self.network = self._fabric.setup_module(self._translated)
@@ -234,7 +227,7 @@ def _shrink(
     return images, targets[:, 0]
 
 
-def encoder_of(model: nn.Module) -> Encoder | None:
+def encoder_of(model: nn.Module) -> nn.Module | None:
     """Give the part of a network that may bring weights of its own, where there is one."""
     return model.encoder if isinstance(model, EncoderDecoder) else None
 
@@ -245,16 +238,11 @@ def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
         "optimizer.encoder_lr_factor": recipe.optimizer.encoder_lr_factor != 1,
         "train.freeze_encoder_epochs": recipe.train.freeze_encoder_epochs > 0,
         "train.freeze_batch_norm": recipe.train.freeze_batch_norm,
-        "train.freeze_encoder_maps": recipe.train.freeze_encoder_maps > 0,
     }
     used = [name for name, is_used in asked.items() if is_used]
     if not used:
         return
     with torch.device("meta"):
         model = build()
-    encoder, num_maps = encoder_of(model), recipe.train.freeze_encoder_maps
-    if encoder is None:
+    if encoder_of(model) is None:
         raise UsageError(f"{used[0]}: {recipe.model.name} has no encoder of its own; leave it out")
-    if num_maps > len(encoder.strides):
-        told = f"{num_maps} of the {len(encoder.strides)} maps of {recipe.model.encoder}"
-        raise UsageError(f"train.freeze_encoder_maps: {told}; give that many at most")
