@@ -135,8 +135,9 @@ def test_pretrained_encoders_keep_their_statistics_and_earlier_models_a_small_ra
         train = plan.recipe().train
         assert (train.batch_size, train.freeze_batch_norm) == (batch, True)
     given = {"model.start_from": "runs/first"}
-    rate = make_plan(photos, stocked, budget=300.0, given=given).recipe().optimizer.lr
-    assert rate == pytest.approx(1e-3)
+    recipe = make_plan(photos, stocked, budget=300.0, given=given).recipe()
+    assert recipe.optimizer.lr == pytest.approx(1e-3)
+    assert not recipe.train.freeze_batch_norm
 
 
 def test_thin_things_keep_a_first_map_at_full_size(cracks: Fingerprint, stocked: Machine) -> None:

@@ -164,8 +164,8 @@ def encoder_lr_factor(at: cost.Situation) -> cost.Choice:
 
 
 def freeze_batch_norm(at: cost.Situation) -> cost.Choice:
-    """Keep the statistics that a pretrained encoder came with."""
-    if not at.is_pretrained:
+    """Keep ImageNet's statistics; an earlier model of one's own follows the new data."""
+    if not at.is_pretrained or at.decided.get("model.start_from") is not None:
         return None
     return True, "ImageNet's statistics are steadier than those of a few batches"
 
